@@ -1,0 +1,1 @@
+"""The artifact: quantised weights in one compressed, checked file."""

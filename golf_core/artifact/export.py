@@ -1,0 +1,90 @@
+"""From trained weights to the file that ships, and the size of the program that ships beside it."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+import golf_core
+from golf_core.artifact.codec import write_artifact
+from golf_core.artifact.quantize import quantize_all
+from golf_core.config import GolfConfig, ModelConfig
+from golf_core.errors import ArtifactError
+from golf_core.files import atomic_writer, sha256, write_bytes
+from golf_core.model.gpt import GPT
+from golf_core.results import ExportResult
+
+ARTIFACT_NAME = "model.golf"
+PROGRAM_NAME = "train_gpt.pyz"
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
+    """Quantise `model`, write the artifact and the program into `folder`, and weigh both."""
+    began = time.perf_counter()
+    tensors = quantize_all(model.state_dict(), config.artifact)
+    path = folder / ARTIFACT_NAME
+    weight_bytes = write_artifact(path, config, tensors)
+    program = program_bytes()
+    write_bytes(folder / PROGRAM_NAME, program)
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.kind] += tensor.values.nbytes + (0 if tensor.scale is None else tensor.scale.nbytes)
+    return ExportResult(
+        weight_bytes=weight_bytes,
+        code_bytes=len(program),
+        sha256=sha256(path),
+        export_seconds=time.perf_counter() - began,
+        bytes_by_kind=dict(sizes),
+    )
+
+
+def program_bytes() -> bytes:
+    """All of `golf_core` as one file that `python FILE train …` and `python FILE evaluate …` run.
+
+    A zip archive with a `__main__.py`, which Python runs as it is. Deterministic: fixed order and dates.
+    """
+    root = Path(golf_core.__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        entries = {f"golf_core/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
+        entries["__main__.py"] = b"from golf_core.__main__ import main\n\nraise SystemExit(main())\n"
+        for name, content in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    return buffer.getvalue()
+
+
+def save_checkpoint(model: GPT, path: Path) -> None:
+    """Write the weights in full precision: a plain state dict with the published names."""
+    with atomic_writer(path) as file:
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
+
+
+def load_checkpoint(path: Path, config: ModelConfig) -> GPT:
+    """A model from a state dict such as `save_checkpoint` or the published program writes.
+
+    Loaded as data only (`weights_only`): a file that holds code is refused. Raises `ArtifactError`.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; name a checkpoint (a state dict saved by torch)") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path}: not a checkpoint that holds weights alone ({reason})") from None
+    model = GPT(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(v.shape) for name, v in weights.items()} if isinstance(weights, dict) else {}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ArtifactError(
+            f"{path}: its tensors do not fit the configured model (first: {differing[0]}, "
+            f"found {found.get(differing[0])}, expected {expected.get(differing[0])})"
+        )
+    model.load_state_dict(weights)
+    return model

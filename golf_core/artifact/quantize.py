@@ -1,0 +1,85 @@
+"""Weights to few bits and back: int6 and int8 with a scale per row, float16 for what is small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from golf_core.config import ArtifactConfig
+
+Kind = Literal["int6", "int8", "float16"]
+INT6_MAX = 31
+INT8_MAX = 127
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """One stored tensor: integers [rows, cols] (int8) and row scales [rows] (float16), or float16 values."""
+
+    kind: Kind
+    values: Tensor
+    scale: Tensor | None = None
+
+    def dequantize(self) -> Tensor:
+        """The float32 tensor that the model computes with."""
+        if self.scale is None:
+            return self.values.float()
+        return self.values.float() * self.scale.float()[:, None]
+
+
+def quantize_int6(weight: Tensor, quantiles: tuple[float, ...]) -> Quantized:
+    """weight [rows, cols] float32 to -31..31 with a float16 scale per row.
+
+    Rows are clipped at a quantile of |w|; of the candidates, one for the whole tensor, the least mean square
+    error decides. Values are rounded with the scale as stored.
+    """
+    best, best_error = None, float("inf")
+    for quantile in quantiles:
+        clip = torch.quantile(weight.abs(), quantile, dim=1)
+        scale = (clip / INT6_MAX).clamp_min(1.0 / INT6_MAX).half()
+        values = torch.round(weight / scale.float()[:, None]).clamp(-INT6_MAX, INT6_MAX).to(torch.int8)
+        candidate = Quantized("int6", values, scale)
+        error = float((weight - candidate.dequantize()).square().mean())
+        if best is None or error < best_error:
+            best, best_error = candidate, error
+    assert best is not None
+    return best
+
+
+def quantize_int8(weight: Tensor, quantile: float) -> Quantized:
+    """weight [rows, cols] float32 to -127..127 with a float16 scale per row.
+
+    Values are clipped at the quantile of |w| and rounded with the scale in float32, before it is stored.
+    """
+    clip = torch.quantile(weight.abs(), quantile, dim=1)
+    scale = (clip / INT8_MAX).clamp_min(1.0 / INT8_MAX)
+    clipped = weight.clamp(-clip[:, None], clip[:, None])
+    values = torch.round(clipped / scale[:, None]).clamp(-INT8_MAX, INT8_MAX).to(torch.int8)
+    return Quantized("int8", values, scale.half())
+
+
+def storage_kind(name: str, weight: Tensor, config: ArtifactConfig) -> Kind:
+    """How the tensor called `name` is stored."""
+    if weight.numel() <= config.float16_max_elements or weight.ndim != 2:
+        return "float16"
+    return "int6" if ".attn." in name or ".mlp." in name else "int8"
+
+
+def quantize(name: str, weight: Tensor, config: ArtifactConfig) -> Quantized:
+    """Store one tensor as its name and size demand."""
+    weight = weight.detach().float().cpu()
+    kind = storage_kind(name, weight, config)
+    if kind == "int6":
+        return quantize_int6(weight, config.int6_quantiles)
+    if kind == "int8":
+        return quantize_int8(weight, config.int8_quantile)
+    return Quantized("float16", weight.half())
+
+
+def quantize_all(weights: Mapping[str, Tensor], config: ArtifactConfig) -> dict[str, Quantized]:
+    """All tensors of a state dict, in its order."""
+    return {name: quantize(name, weight, config) for name, weight in weights.items()}

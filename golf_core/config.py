@@ -1,0 +1,287 @@
+"""The whole configuration of a run, as frozen dataclasses. Defaults are the published record's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from golf_core.errors import ConfigError
+from golf_core.records import from_dict, nearest, to_dict
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of the transformer."""
+
+    vocab_size: int = 1024
+    num_layers: int = 11
+    model_dim: int = 512
+    num_heads: int = 8
+    num_kv_heads: int = 4
+    mlp_mult: int = 3
+    """Width of the MLP over `model_dim`."""
+    bigram_vocab_size: int = 2048
+    """Rows of the hashed-bigram table; the last one is kept for position 0."""
+    bigram_dim: int = 128
+    xsa_last_n: int = 4
+    """Blocks, counted from the last, whose attention output is cleared of the position's own value vector."""
+    rope_dims: int = 16
+    """Dimensions of each head that are rotated; the rest carry no position."""
+    rope_base: float = 10000.0
+    rope_train_len: int = 1024
+    """Rows longer than this stretch the RoPE base."""
+    ve_dim: int = 128
+    ve_layers: tuple[int, ...] = (9, 10)
+    """Blocks that add the shared value embedding to their values."""
+    logit_softcap: float = 30.0
+    qk_gain_init: float = 1.5
+    bigram_scale_init: float = 0.05
+    ve_scale_init: float = 0.1
+    tok_emb_init_std: float = 0.005
+    ve_init_std: float = 0.01
+    table_dtype: Dtype = "float32"
+    """Storage of the embedding tables. The published run kept bfloat16, in which small updates vanish."""
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.num_heads:
+            raise ConfigError(f"model.num_heads: {self.num_heads} does not divide model_dim {self.model_dim}")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"model.num_kv_heads: {self.num_kv_heads} does not divide num_heads {self.num_heads}")
+        if self.rope_dims % 2 or not 2 < self.rope_dims <= self.head_dim:
+            raise ConfigError(f"model.rope_dims: must be even, above 2 and at most the head width {self.head_dim}")
+        if any(not 0 <= layer < self.num_layers for layer in self.ve_layers):
+            raise ConfigError(f"model.ve_layers: {list(self.ve_layers)} names a block outside 0..{self.num_layers - 1}")
+        if self.bigram_vocab_size < 2:
+            raise ConfigError("model.bigram_vocab_size: must be at least 2")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.model_dim // self.num_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key/value heads together."""
+        return self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training run."""
+
+    batch_tokens: int = 786_432
+    """Tokens of one global step, whatever the number of ranks."""
+    seq_len: int = 2048
+    micro_batches: int = 8
+    """Spans that a global batch is cut into; ranks take them in turn, so at most this many ranks."""
+    iterations: int = 20_000
+    """Steps at the most; warm-down and late QAT also look at this end."""
+    wallclock_seconds: float | None = 600.0
+    """Clock of the training phase: warm-up and validation excluded, all else included. None: steps alone."""
+    warmup_steps: int = 20
+    """Steps run before the clock starts, then undone: they compile everything."""
+    warmdown_steps: int = 3500
+    muon_lr: float = 0.025
+    muon_momentum: float = 0.99
+    muon_momentum_start: float = 0.92
+    muon_momentum_warmup_steps: int = 1500
+    muon_steps: int = 5
+    """Newton-Schulz iterations."""
+    muon_dtype: Dtype = "bfloat16"
+    """Precision of Newton-Schulz; CPUs without bfloat16 units want float32."""
+    table_lr: float = 0.035
+    scalar_lr: float = 0.025
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.04
+    grad_clip: float = 0.3
+    ema_decay: float = 0.997
+    qat_threshold: float = 0.15
+    """Late QAT begins once the learning-rate factor falls under this."""
+    qat_final_temperature: float = 0.05
+    val_every: int = 4000
+    """Steps between validation passes (off the clock); 0 validates at the end alone."""
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1 or self.batch_tokens % (self.micro_batches * self.seq_len):
+            raise ConfigError(
+                f"train.batch_tokens: {self.batch_tokens} is not a multiple of micro_batches x seq_len "
+                f"= {self.micro_batches} x {self.seq_len}"
+            )
+        if self.iterations < 1:
+            raise ConfigError("train.iterations: must be at least 1")
+        if self.wallclock_seconds is not None and self.wallclock_seconds <= 0:
+            raise ConfigError("train.wallclock_seconds: must be positive, or null for no clock")
+        if self.log_every < 1 or self.val_every < 0 or self.warmup_steps < 0 or self.warmdown_steps < 0:
+            raise ConfigError("train: log_every must be at least 1; val_every, warmup_steps, warmdown_steps not negative")
+
+
+@dataclass(frozen=True)
+class ArtifactConfig:
+    """How weights are squeezed into the file that counts."""
+
+    float16_max_elements: int = 65_536
+    """Tensors of at most this many elements are kept as float16."""
+    int6_quantiles: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+    """Candidate row clips; the one with the least mean square error over the tensor is taken."""
+    int8_quantile: float = 0.9999984
+    lzma_preset: int = 6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lzma_preset <= 9:
+            raise ConfigError(f"artifact.lzma_preset: {self.lzma_preset} is not in 0..9")
+        if not self.int6_quantiles or not all(0 < q <= 1 for q in (*self.int6_quantiles, self.int8_quantile)):
+            raise ConfigError("artifact.int6_quantiles, int8_quantile: quantiles lie in (0, 1]")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Sliding windows, test-time training (TTT) and the hedge mixer."""
+
+    seq_len: int = 2048
+    stride: int = 64
+    chunk_tokens: int = 32_768
+    temperature: float = 0.98
+    """Divides the logits when scoring; not in the TTT loss."""
+    ttt: bool = True
+    """Adapt on each chunk after it has been scored."""
+    hedge: bool = True
+    """Compute the mixtures beside the neural figure."""
+    ttt_lr: float = 5e-4
+    ttt_lr_ramp: float = 2.0
+    """The rate's multiplier grows from 1 to 1 + this over the first `ttt_ramp_share` of the chunks."""
+    ttt_ramp_share: float = 0.3
+    ttt_beta1: float = 0.9
+    ttt_beta2: float = 0.999
+    ttt_epochs: int = 3
+    ttt_rows_per_step: int = 32
+    """Rows of one adaptation step over all ranks together, so that the figure depends on no world size."""
+    ttt_grad_clip: float = 1.0
+    ttt_blocks: int = 2
+    """Last blocks that are adapted whole."""
+    polyak_decay: float = 0.998
+    hedge_eta: float = 0.1
+    hedge_min_tokens: int = 10_000
+    """The neural expert stands alone until this many tokens have been counted."""
+    count_smoothing: float = 0.1
+    trigram_buckets: int = 65_536
+    neural_log_weight: float = 2.0
+    """Initial log weight of the neural expert; the others start at zero."""
+    batch_windows: int = 32
+    """Windows of one forward pass on a rank."""
+    kraft_positions: int = 8
+    """Positions of each chunk at which the mixtures are summed over the whole vocabulary; 0 measures nothing."""
+    max_tokens: int | None = None
+    """Evaluate only the first this many tokens: for experiments, never for a claim."""
+    repeat_tail: bool = False
+    """Score the last `stride` tokens once for every window that reaches the end, as the published code does.
+    For comparison with its figures only: a valid score counts every token once."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.seq_len:
+            raise ConfigError(f"evaluate.stride: {self.stride} is not in 1..seq_len {self.seq_len}")
+        if self.chunk_tokens % self.seq_len:
+            raise ConfigError(f"evaluate.chunk_tokens: {self.chunk_tokens} is not a multiple of seq_len {self.seq_len}")
+        if min(self.batch_windows, self.ttt_rows_per_step, self.ttt_epochs) < 1:
+            raise ConfigError("evaluate: batch_windows, ttt_rows_per_step and ttt_epochs must be at least 1")
+        if self.temperature <= 0 or self.count_smoothing <= 0:
+            raise ConfigError("evaluate: temperature and count_smoothing must be positive")
+        # The bucket of a pair is a 16-bit value: more buckets would stay empty.
+        if not 1 <= self.trigram_buckets <= 65_536:
+            raise ConfigError(f"evaluate.trigram_buckets: {self.trigram_buckets} is not in 1..65536")
+
+
+@dataclass(frozen=True)
+class GolfConfig:
+    """Everything that decides a run's figures, but for seed, data and number of ranks."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    artifact: ArtifactConfig = field(default_factory=ArtifactConfig)
+    evaluate: EvalConfig = field(default_factory=EvalConfig)
+    compile: bool = True
+    """torch.compile on CUDA; ignored on a CPU."""
+
+
+def small() -> GolfConfig:
+    """About a million parameters and every mechanism of the record, for one or two CPU cores."""
+    return GolfConfig(
+        model=ModelConfig(
+            num_layers=4,
+            model_dim=160,
+            num_heads=4,
+            num_kv_heads=2,
+            bigram_vocab_size=1024,
+            bigram_dim=96,
+            xsa_last_n=2,
+            ve_dim=64,
+            ve_layers=(2, 3),
+        ),
+        train=TrainConfig(
+            batch_tokens=8192,
+            seq_len=256,
+            iterations=250,
+            wallclock_seconds=None,
+            warmup_steps=2,
+            warmdown_steps=150,
+            muon_momentum_warmup_steps=100,
+            muon_dtype="float32",
+            ema_decay=0.97,
+            val_every=0,
+        ),
+        evaluate=EvalConfig(seq_len=256, stride=64, chunk_tokens=8192, hedge_min_tokens=8192),
+    )
+
+
+PRESETS = {"record": GolfConfig, "small": small}
+
+
+def preset(name: str) -> GolfConfig:
+    """The preset called `name` ('record' or 'small'). Raises `ConfigError` for another name."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset: '{name}' is not one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+def override(config: GolfConfig, changes: Mapping[str, Any], where: str = "") -> GolfConfig:
+    """A copy of `config` with fields replaced.
+
+    `changes` is nested ({"train": {"iterations": 10}}) or dotted ({"train.iterations": 10}), or both.
+    Raises `ConfigError` with the field's path for an unknown name or a value of another type.
+    """
+    values = to_dict(config)
+    for path, value in _leaves(changes):
+        node, parents = values, path.split(".")
+        for depth, name in enumerate(parents[:-1]):
+            if not isinstance(node.get(name), dict):
+                raise ConfigError(f"{where}{'.'.join(parents[: depth + 1])}: no such field{nearest(name, node)}")
+            node = node[name]
+        if parents[-1] not in node:
+            raise ConfigError(f"{where}{path}: no such field{nearest(parents[-1], node)}")
+        if isinstance(node[parents[-1]], dict):
+            raise ConfigError(f"{where}{path}: is a group of fields, not a value")
+        node[parents[-1]] = value
+    try:
+        return from_dict(GolfConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
+def with_clock(config: GolfConfig, seconds: float | None) -> GolfConfig:
+    """A copy of `config` whose training clock is `seconds` (None: no clock)."""
+    return replace(config, train=replace(config.train, wallclock_seconds=seconds))
+
+
+def _leaves(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found

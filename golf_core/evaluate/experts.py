@@ -1,0 +1,96 @@
+"""The mixer's experts: what each of them says about a token, in nats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from golf_core.model.embeddings import HASH_CURRENT, HASH_PREVIOUS
+from golf_core.results import EXPERTS
+
+
+@dataclass(frozen=True)
+class Positions:
+    """n positions about to be scored: their own tokens, those before, and the tokens that follow.
+
+    All int64 [n]. `before` is 0 at the first position of a window.
+    """
+
+    token: Tensor
+    before: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class NeuralTerms:
+    """The neural expert's whole distributions at n positions: log probabilities [n, vocab] and entropies [n]."""
+
+    log_probs: Tensor
+    entropy: Tensor
+
+
+def neural_terms(logits: Tensor, temperature: float) -> NeuralTerms:
+    """From logits [n, vocab] float32, divided by the temperature."""
+    log_probs = F.log_softmax(logits / temperature, dim=-1)
+    return NeuralTerms(log_probs, -(log_probs.exp() * log_probs).sum(dim=-1))
+
+
+class NgramCounts:
+    """Unigram, bigram and hashed-trigram counts of the tokens seen so far, exact integers on the device.
+
+    A hash collision merges two trigram contexts; each context still has one normalised distribution.
+    """
+
+    def __init__(self, vocab_size: int, trigram_buckets: int, smoothing: float, device: torch.device) -> None:
+        self._vocab, self._buckets, self._smoothing = vocab_size, trigram_buckets, smoothing
+        self._unigram = torch.zeros(vocab_size, dtype=torch.int32, device=device)
+        self._bigram = torch.zeros(vocab_size * vocab_size, dtype=torch.int32, device=device)
+        self._trigram = torch.zeros(trigram_buckets * vocab_size, dtype=torch.int32, device=device)
+        self._bigram_total = torch.zeros(vocab_size, dtype=torch.int32, device=device)
+        self._trigram_total = torch.zeros(trigram_buckets, dtype=torch.int32, device=device)
+        self.tokens = 0
+
+    def update(self, tokens: Tensor) -> None:
+        """Count `tokens` [n] int64: its tokens, pairs and triples, none of which reaches out of it."""
+        self.tokens += tokens.numel()
+        _count(self._unigram, tokens)
+        _count(self._bigram_total, tokens[:-1])
+        _count(self._bigram, tokens[:-1] * self._vocab + tokens[1:])
+        context = self._context(tokens[1:-1], tokens[:-2])
+        _count(self._trigram_total, context)
+        _count(self._trigram, context * self._vocab + tokens[2:])
+
+    def nlls(self, at: Positions) -> list[Tensor]:
+        """-ln of the smoothed probability of each target under unigram, bigram and trigram, float32 [n] each."""
+        context = self._context(at.token, at.before)
+        total = torch.full_like(at.target, self.tokens)
+        return [
+            self._nll(self._unigram[at.target], total),
+            self._nll(self._bigram[at.token * self._vocab + at.target], self._bigram_total[at.token]),
+            self._nll(self._trigram[context * self._vocab + at.target], self._trigram_total[context]),
+        ]
+
+    def _nll(self, count: Tensor, total: Tensor) -> Tensor:
+        smoothing = self._smoothing
+        return torch.log((total.float() + smoothing * self._vocab) / (count.float() + smoothing))
+
+    def _context(self, token: Tensor, before: Tensor) -> Tensor:
+        return ((HASH_CURRENT * before) ^ (HASH_PREVIOUS * token)) % self._buckets
+
+
+def expert_nlls(neural: NeuralTerms, rows: Tensor, counts: NgramCounts, at: Positions) -> Tensor:
+    """nll of each target under the five experts, float32 [n, 5] in the order of `EXPERTS`.
+
+    `rows` [n] tells which row of `neural` belongs to each position. The fifth "nll" is the neural entropy,
+    whatever the token: it is no probability distribution (see docs/validity.md).
+    """
+    columns = [neural.log_probs[rows, at.target].neg(), *counts.nlls(at), neural.entropy[rows]]
+    assert len(columns) == len(EXPERTS)
+    return torch.stack(columns, dim=1)
+
+
+def _count(table: Tensor, index: Tensor) -> None:
+    table.index_add_(0, index, torch.ones_like(index, dtype=table.dtype))

@@ -1,0 +1,140 @@
+"""What each stage leaves behind: typed, saved as JSON, read back by the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
+"""The record's five experts in the order of their weights; the last is not a probability distribution."""
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Which data a run saw."""
+
+    path: str
+    tokenizer: str
+    tokenizer_sha256: str
+    train_tokens: int
+    val_tokens: int
+    """Tokens in the validation shards, before the cut to whole rows."""
+    checksums: Mapping[str, str]
+    """SHA-256 of each shard, by file name."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The training stage."""
+
+    seed: int
+    world_size: int
+    device: str
+    parameters: int
+    steps: int
+    train_seconds: float
+    """The clock of the challenge: warm-up and validation excluded, all else included."""
+    warmup_seconds: float
+    validation_seconds: float
+    ms_per_step: float
+    tokens_per_second: float
+    train_loss: float
+    """Loss of the last step, nats a token."""
+    val_loss: float
+    """Of the averaged (EMA) weights in full precision on whole validation rows, nats a token."""
+    val_bpb: float
+    qat_onset_step: int | None
+    peak_memory_mib: float
+    """Largest over the ranks: GPU memory allocated, or resident memory on a CPU."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The artifact as it lies on disk."""
+
+    weight_bytes: int
+    code_bytes: int
+    """Size of the one-file program that ships beside the weights."""
+    sha256: str
+    """Of the weights file."""
+    export_seconds: float
+    bytes_by_kind: Mapping[str, int]
+    """Bytes before compression by storage kind (int6, int8, float16)."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Code and weights: what the challenge caps at 16,000,000."""
+        return self.weight_bytes + self.code_bytes
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scorer's figure over the whole validation text."""
+
+    nats_per_token: float
+    bpb: float
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """State after one chunk of the evaluation."""
+
+    chunk: int
+    """Counted from 1."""
+    tokens: int
+    """Scored so far."""
+    bpb: Mapping[str, float]
+    """Running BPB of each scorer."""
+    log_weights: tuple[float, ...]
+    """Of the five experts, after this chunk's update; empty without the mixer."""
+    tokens_counted: int
+
+
+@dataclass(frozen=True)
+class KraftSums:
+    """Sums of probability over the whole vocabulary, measured at a sample of positions in every chunk."""
+
+    positions: int
+    neural_max_error: float
+    """Largest |sum - 1|."""
+    mixture_max_error: float
+    published_mean_sum: float
+    published_formula_max_error: float
+    """Largest relative difference between the published mixture's measured sum and 1 + w(V exp(-H) - 1)."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The evaluation stage: three scores from the same logits in one pass."""
+
+    world_size: int
+    device: str
+    seconds: float
+    tokens: int
+    """Scored, each once."""
+    bytes: float
+    chunks: int
+    neural: Score
+    """The adapted model alone."""
+    mixture: Score | None
+    """The four normalised experts: the one score that a claim may use. None without the mixer."""
+    published: Score | None
+    """The record's five experts. Not a code length."""
+    mean_log_z: float | None
+    """Mean of ln Z (nats a token): what `published` leaves out of an honest code length."""
+    expert_bpb: Mapping[str, float]
+    """Each expert alone over the tokens scored since the mixer started; the neural one over the same tokens."""
+    kraft: KraftSums | None
+    history: tuple[ChunkRecord, ...]
+    repeat_tail: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Scored tokens a second, adaptation included."""
+        return self.tokens / self.seconds
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text per scored token, which turns nats a token into BPB."""
+        return self.bytes / self.tokens

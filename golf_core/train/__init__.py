@@ -1,0 +1,1 @@
+"""Training: data-parallel steps against the clock, Muon and AdamW, EMA, late QAT."""

@@ -1,0 +1,71 @@
+"""The training clock: starts after warm-up, stands still during validation, runs through all else."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import torch
+
+from golf_core.distributed import Ranks
+
+RECENT_STEPS = 20
+# A step may take a little longer than the longest of its recent predecessors.
+SAFETY = 1.1
+
+
+class TrainingClock:
+    """Seconds of training, and whether another step still fits into the budget.
+
+    Rank 0's clock rules: it is the one that is compared with the budget. On CUDA the clock is read when the
+    step before the last has finished on the GPU, so that one step is always queued and the GPU never idles.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._events: deque[torch.cuda.Event] = deque()
+        self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._elapsed = 0.0
+        self._resumed: float | None = None
+        self._last_mark = 0.0
+
+    def start(self) -> None:
+        """Start the clock, or set it going again after `stop`."""
+        self._synchronize()
+        self._ranks.barrier()
+        self._resumed = time.perf_counter()
+
+    def stop(self) -> float:
+        """Wait for all queued work, stop the clock and return the seconds so far (rank 0's, on every rank)."""
+        self._synchronize()
+        self._elapsed = self._ranks.agree([self.elapsed()])[0]
+        self._resumed = None
+        return self._elapsed
+
+    def elapsed(self) -> float:
+        """Seconds on this rank's clock."""
+        running = 0.0 if self._resumed is None else time.perf_counter() - self._resumed
+        return self._elapsed + running
+
+    def step_done(self) -> None:
+        """Mark the end of a step's launch; waits until at most one step is still running on the GPU."""
+        if self._ranks.device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record()
+            self._events.append(event)
+            if len(self._events) > 1:
+                self._events.popleft().synchronize()
+        now = self.elapsed()
+        self._durations.append(now - self._last_mark)
+        self._last_mark = now
+
+    def fits_another(self, budget_s: float, elapsed_s: float) -> bool:
+        """Whether a step begun `elapsed_s` into the clock will end within the budget."""
+        if not self._durations:
+            return True
+        return elapsed_s + (len(self._events) + 1) * max(self._durations) * SAFETY < budget_s
+
+    def _synchronize(self) -> None:
+        if self._ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._events.clear()

@@ -1,0 +1,1 @@
+"""The service around `golf_core`: job files, Ray, the ledger, MLflow, statistics and the claim."""

@@ -1,0 +1,383 @@
+"""From the seeds' results to a verdict: what was reached, under which conditions, and what may be claimed.
+
+Only the `mixture` score can carry a claim: `neural` is the model alone and `published` is not a code length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from golf_core.results import EvalResult, ExportResult, TrainResult
+from orchestrator.spec import Baseline, Budgets, Job
+from orchestrator.statistics import (
+    ALPHA,
+    MARGIN_NATS,
+    Summary,
+    Test,
+    margin_in_bpb,
+    one_sample,
+    seeds_needed,
+    summarize,
+    welch,
+)
+
+Verdict = Literal["claim", "no claim", "too few seeds"]
+
+MAX_KRAFT_ERROR = 1e-4
+"""How far from 1 the mixture's probabilities may sum: float32 logits give about 1e-6."""
+RATIO_TOLERANCE = 0.005
+"""Relative difference in bytes per token beyond which two texts or tokenizers are not the same."""
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed, whatever became of it."""
+
+    seed: int
+    status: Literal["finished", "failed"]
+    error: str | None
+    """Why it failed, in one sentence."""
+    train: TrainResult | None
+    export: ExportResult | None
+    evaluate: EvalResult | None
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+    node: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that a claim needs."""
+
+    name: str
+    holds: bool | None
+    """None: cannot be judged from what there is."""
+    detail: str
+    """The figures."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The verdict and everything it rests on."""
+
+    verdict: Verdict
+    sentence: str
+    conditions: tuple[Condition, ...]
+    scores: Mapping[str, Summary]
+    """BPB over the finished seeds by scorer (neural, mixture, published), as far as there are any."""
+    tests: tuple[Test, ...]
+    """Of the mixture's BPB: against the margin, then against zero. Empty without baseline or score."""
+    margin_bpb: float | None
+    """0.005 nats a token in BPB, by the candidate's own bytes per token."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything about one run of a job: the content of result.json."""
+
+    name: str
+    run_id: str
+    job: Mapping[str, Any]
+    """The resolved job, as `Job.to_dict` gives it."""
+    provenance: Mapping[str, str]
+    seeds: tuple[SeedResult, ...]
+    claim: Claim
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+
+
+def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
+    """Judge the seeds of `job`, given the results of all that were started, failed ones included.
+
+    "claim" needs every condition. "too few seeds" means that their number alone is wanting: every other
+    condition holds or cannot be judged yet. Anything else is "no claim".
+    """
+    scores = {
+        name: summarize(values)
+        for name in ("neural", "mixture", "published")
+        if (values := _bpbs(seeds, name))
+    }
+    ratio = _bytes_per_token(seeds)
+    if ratio is None and job.baseline is not None:
+        ratio = job.baseline.bytes_per_token
+    margin = None if ratio is None else margin_in_bpb(MARGIN_NATS, ratio)
+    tests = _tests(job.baseline, _bpbs(seeds, "mixture"), margin)
+    enough = _enough(job, seeds)
+    others = (
+        _all_reported(job, seeds),
+        _within(
+            "training time",
+            "s",
+            job.budgets.train_seconds,
+            seeds,
+            lambda s: s.train.train_seconds if s.train else None,
+        ),
+        _within(
+            "evaluation time",
+            "s",
+            job.budgets.eval_seconds,
+            seeds,
+            lambda s: s.evaluate.seconds if s.evaluate else None,
+        ),
+        _within(
+            "artifact size",
+            "bytes",
+            job.budgets.artifact_bytes,
+            seeds,
+            lambda s: s.export.total_bytes if s.export else None,
+        ),
+        _scored(seeds),
+        _normalised(seeds),
+        _single_pass(seeds),
+        _has_baseline(job.baseline),
+        _significant(job, scores.get("mixture"), tests, margin, enough),
+    )
+    conditions = (others[0], enough, *others[1:])
+    verdict: Verdict = "no claim"
+    if all(condition.holds for condition in conditions):
+        verdict = "claim"
+    elif not enough.holds and all(condition.holds is not False for condition in others):
+        verdict = "too few seeds"
+    sentence = _sentence(verdict, job, conditions, scores.get("mixture"), tests, margin)
+    notes = tuple(_notes(job, seeds, scores.get("mixture"), margin))
+    return Claim(verdict, sentence, conditions, scores, tests, margin, notes)
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def _all_reported(job: Job, seeds: Sequence[SeedResult]) -> Condition:
+    reported = [result.seed for result in seeds]
+    problems = [f"seed {seed} is not reported" for seed in job.seeds if seed not in reported]
+    problems += [f"seed {seed} is not in the job" for seed in reported if seed not in job.seeds]
+    problems += [
+        f"seed {seed} is reported twice" for seed in sorted({s for s in reported if reported.count(s) > 1})
+    ]
+    problems += [
+        f"seed {s.seed} failed ({s.error or 'no reason given'})" for s in seeds if s.status != "finished"
+    ]
+    problems += [
+        f"seed {s.seed} finished without its results"
+        for s in seeds
+        if s.status == "finished" and not (s.train and s.export and s.evaluate)
+    ]
+    return Condition(
+        "every seed finished and reported",
+        not problems,
+        "; ".join(problems) or f"{len(seeds)} of {len(job.seeds)}",
+    )
+
+
+def _enough(job: Job, seeds: Sequence[SeedResult]) -> Condition:
+    n, least = len(_finished(seeds)), job.min_seeds_for_claim
+    return Condition("number of seeds", n >= least, f"{n} finished, at least {least} needed")
+
+
+def _within(
+    name: str,
+    unit: str,
+    most: float,
+    seeds: Sequence[SeedResult],
+    figure: Callable[[SeedResult], float | None],
+) -> Condition:
+    figures = {result.seed: value for result in seeds if (value := figure(result)) is not None}
+    if not figures:
+        return Condition(name, None, "no seed got that far")
+    # "not <=" rather than ">": a figure that is not a number breaks the budget too.
+    over = [f"seed {seed}: {_exact(value)} {unit}" for seed, value in figures.items() if not value <= most]
+    if over:
+        return Condition(name, False, f"{'; '.join(over)}, over the budget of {_exact(most)} {unit}")
+    largest = max(figures.values())
+    shown = f"{largest:,}" if isinstance(largest, int) else f"{largest:,.1f}"
+    return Condition(name, True, f"at most {shown} {unit} of {_exact(most)} {unit}")
+
+
+def _scored(seeds: Sequence[SeedResult]) -> Condition:
+    name = "mixture score present"
+    evaluated = _evaluated(seeds)
+    if not evaluated:
+        return Condition(name, None, "no seed was evaluated")
+    bad = [
+        str(seed)
+        for seed, result in evaluated.items()
+        if not (result.mixture and math.isfinite(result.mixture.bpb))
+    ]
+    if bad:
+        return Condition(
+            name, False, f"no finite mixture score for {_seeds(bad)}; only the mixture can carry a claim"
+        )
+    return Condition(name, True, f"finite for {_seeds(evaluated)}")
+
+
+def _normalised(seeds: Sequence[SeedResult]) -> Condition:
+    name = "mixture normalised"
+    evaluated = _evaluated(seeds)
+    if not evaluated:
+        return Condition(name, None, "no seed was evaluated")
+    unmeasured = [
+        str(s) for s, r in evaluated.items() if r.mixture is None or r.kraft is None or not r.kraft.positions
+    ]
+    if unmeasured:
+        return Condition(
+            name, False, f"its sum over the vocabulary was not measured for {_seeds(unmeasured)}"
+        )
+    errors = {seed: result.kraft.mixture_max_error for seed, result in evaluated.items() if result.kraft}
+    off = [
+        f"seed {seed}: off by {error:.2g}" for seed, error in errors.items() if not error <= MAX_KRAFT_ERROR
+    ]
+    if off:
+        return Condition(
+            name, False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}"
+        )
+    positions = sum(result.kraft.positions for result in evaluated.values() if result.kraft)
+    return Condition(
+        name, True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured"
+    )
+
+
+def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
+    name = "each token scored once"
+    evaluated = _evaluated(seeds)
+    if not evaluated:
+        return Condition(name, None, "no seed was evaluated")
+    repeated = [str(seed) for seed, result in evaluated.items() if result.repeat_tail]
+    if repeated:
+        return Condition(
+            name, False, f"the end of the text was scored repeatedly (repeat_tail) for {_seeds(repeated)}"
+        )
+    texts = {(result.tokens, result.bytes) for result in evaluated.values()}
+    if len(texts) > 1:
+        shown = "; ".join(f"seed {seed}: {result.tokens:,} tokens" for seed, result in evaluated.items())
+        return Condition(name, False, f"the seeds were scored on different texts ({shown})")
+    return Condition(name, True, f"{next(iter(texts))[0]:,} tokens, the same for every seed")
+
+
+def _has_baseline(baseline: Baseline | None) -> Condition:
+    if baseline is None:
+        return Condition("baseline given", False, "the job names none; add baseline to the job file")
+    return Condition("baseline given", True, f"{baseline.name}: {baseline.mean_bpb:.5f} BPB")
+
+
+def _significant(
+    job: Job, mixture: Summary | None, tests: Sequence[Test], margin: float | None, enough: Condition
+) -> Condition:
+    name = f"better by the margin, p < {ALPHA:g}"
+    if job.baseline is None or mixture is None or margin is None or not tests:
+        return Condition(name, None, "needs a baseline and mixture scores")
+    gain = job.baseline.mean_bpb - mixture.mean
+    shown = f"gain {gain:.5f} BPB, margin {margin:.5f}"
+    if not gain > margin:
+        return Condition(name, False, f"{shown}: the gain is not above the margin")
+    p = tests[0].p
+    if p is None:
+        return Condition(name, None, f"{shown}: no p, {tests[0].note}")
+    if p < ALPHA:
+        return Condition(name, True, f"{shown}: p = {p:.2g}")
+    # A large p with fewer seeds than planned says that seeds are missing, not that the gain is.
+    return Condition(name, False if enough.holds else None, f"{shown}: p = {p:.2g} is not below {ALPHA:g}")
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _finished(seeds: Sequence[SeedResult]) -> list[SeedResult]:
+    return [result for result in seeds if result.status == "finished"]
+
+
+def _evaluated(seeds: Sequence[SeedResult]) -> dict[int, EvalResult]:
+    return {result.seed: result.evaluate for result in _finished(seeds) if result.evaluate is not None}
+
+
+def _bpbs(seeds: Sequence[SeedResult], scorer: str) -> list[float]:
+    """The scorer's finite BPBs, in the order of the seeds."""
+    scores = [getattr(result, scorer) for result in _evaluated(seeds).values()]
+    return [score.bpb for score in scores if score is not None and math.isfinite(score.bpb)]
+
+
+def _bytes_per_token(seeds: Sequence[SeedResult]) -> float | None:
+    """Over the text of all evaluated seeds together (they share it)."""
+    evaluated = _evaluated(seeds).values()
+    tokens, size = sum(result.tokens for result in evaluated), math.fsum(result.bytes for result in evaluated)
+    return size / tokens if tokens > 0 and size > 0 and math.isfinite(size) else None
+
+
+def _tests(baseline: Baseline | None, values: Sequence[float], margin: float | None) -> tuple[Test, ...]:
+    if baseline is None or not values or margin is None:
+        return ()
+    if baseline.bpb is not None:
+        return welch(values, baseline.bpb, margin), welch(values, baseline.bpb, 0.0)
+    return one_sample(values, baseline.mean_bpb, margin), one_sample(values, baseline.mean_bpb, 0.0)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _sentence(
+    verdict: Verdict,
+    job: Job,
+    conditions: Sequence[Condition],
+    mixture: Summary | None,
+    tests: Sequence[Test],
+    margin: float | None,
+) -> str:
+    if verdict == "claim":
+        assert (
+            job.baseline is not None and mixture is not None and margin is not None and tests[0].p is not None
+        )
+        return (
+            f"Claim: over {mixture.n} seeds the mixture reaches {mixture.mean:.5f} BPB, "
+            f"{job.baseline.mean_bpb - mixture.mean:.5f} below {job.baseline.name} "
+            f"({job.baseline.mean_bpb:.5f}), which is more than the margin of {MARGIN_NATS:g} nats a token "
+            f"({margin:.5f} BPB) at p = {tests[0].p:.2g}."
+        )
+    # For a plain "no claim" what failed is enough; what could not be judged matters when nothing failed.
+    wanting = [c for c in conditions if c.holds is False] or [c for c in conditions if c.holds is None]
+    reasons = "; ".join(f"{c.name} ({c.detail})" for c in wanting)
+    return f"{verdict.capitalize()}: {reasons}."
+
+
+def _notes(job: Job, seeds: Sequence[SeedResult], mixture: Summary | None, margin: float | None) -> list[str]:
+    notes = []
+    own, baseline = _bytes_per_token(seeds), job.baseline
+    if own is not None and baseline is not None and abs(own / baseline.bytes_per_token - 1) > RATIO_TOLERANCE:
+        notes.append(
+            f"Tokenizer or text differs from the baseline's ({own:.4f} bytes a token here, "
+            f"{baseline.bytes_per_token:.4f} there): BPB are compared, and the margin of "
+            f"{MARGIN_NATS:g} nats a token is converted with the ratio here."
+        )
+    if baseline is not None and baseline.bpb is None:
+        notes.append(
+            "Of the baseline only the mean is known, so its own spread over seeds is left out of the test."
+        )
+    challenge = Budgets()
+    wider = [name for name in Budgets.model_fields if getattr(job.budgets, name) > getattr(challenge, name)]
+    if wider:
+        notes.append(
+            f"Wider than the challenge allows, so no record there: budgets.{', budgets.'.join(wider)}."
+        )
+    if baseline is not None and mixture is not None and mixture.sd is not None and margin is not None:
+        needed = seeds_needed(mixture.sd, baseline.mean_bpb - mixture.mean - margin)
+        if needed is not None and needed > mixture.n:
+            notes.append(
+                f"With this gain and spread p < {ALPHA:g} takes at least {needed} seeds, fixed before a new "
+                "run: adding seeds to this one after seeing its figures would be choosing."
+            )
+    return notes
+
+
+def _seeds(seeds: Sequence[object] | Mapping[int, object]) -> str:
+    names = [str(seed) for seed in seeds]
+    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _exact(value: float) -> str:
+    """Enough digits that a budget and a figure just over it look different."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.10g}"
