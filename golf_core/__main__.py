@@ -1,8 +1,8 @@
 """The stages from the command line, alone or under torchrun:
 
-    python -m golf_core run --preset small --data DIR --seed 42 --out DIR
-    torchrun --standalone --nproc_per_node=8 -m golf_core run --preset record --data DIR --tokenizer MODEL --out DIR
-    python -m golf_core evaluate OUT/model.golf --preset small --data DIR --out DIR
+python -m golf_core run --preset small --data DIR --seed 42 --out DIR
+torchrun --standalone --nproc_per_node=8 -m golf_core run --preset record --data DIR --tokenizer MODEL --out DIR
+python -m golf_core evaluate OUT/model.golf --preset small --data DIR --out DIR
 """
 
 from __future__ import annotations

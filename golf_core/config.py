@@ -118,7 +118,9 @@ class TrainConfig:
         if self.wallclock_seconds is not None and self.wallclock_seconds <= 0:
             raise ConfigError("train.wallclock_seconds: must be positive, or null for no clock")
         if self.log_every < 1 or self.val_every < 0 or self.warmup_steps < 0 or self.warmdown_steps < 0:
-            raise ConfigError("train: log_every must be at least 1; val_every, warmup_steps, warmdown_steps not negative")
+            raise ConfigError(
+                "train: log_every must be at least 1; val_every, warmup_steps, warmdown_steps not negative"
+            )
 
 
 @dataclass(frozen=True)
@@ -223,18 +225,18 @@ def small() -> GolfConfig:
             ve_layers=(2, 3),
         ),
         train=TrainConfig(
-            batch_tokens=8192,
+            batch_tokens=4096,
             seq_len=256,
-            iterations=250,
+            iterations=120,
             wallclock_seconds=None,
             warmup_steps=2,
-            warmdown_steps=150,
-            muon_momentum_warmup_steps=100,
+            warmdown_steps=70,
+            muon_momentum_warmup_steps=60,
             muon_dtype="float32",
-            ema_decay=0.97,
+            ema_decay=0.95,
             val_every=0,
         ),
-        evaluate=EvalConfig(seq_len=256, stride=64, chunk_tokens=8192, hedge_min_tokens=8192),
+        evaluate=EvalConfig(seq_len=256, stride=64, chunk_tokens=4096, hedge_min_tokens=8192),
     )
 
 

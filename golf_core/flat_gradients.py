@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from golf_core.distributed import Ranks
 
@@ -19,7 +19,7 @@ class FlatGradients:
     have gradients of their own, which are copied in and out.
     """
 
-    def __init__(self, params: Sequence[nn.Parameter], ranks: Ranks) -> None:
+    def __init__(self, params: Sequence[Tensor], ranks: Ranks) -> None:
         self._ranks = ranks
         sizes = [p.numel() for p in params]
         self._buffer = torch.zeros(sum(sizes) + 1, device=ranks.device)

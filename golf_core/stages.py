@@ -100,4 +100,3 @@ def evaluate_stage(
         save(result, out / EVALUATE_RECORD)
     ranks.barrier()
     return result
-

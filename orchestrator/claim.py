@@ -100,11 +100,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
     "claim" needs every condition. "too few seeds" means that their number alone is wanting: every other
     condition holds or cannot be judged yet. Anything else is "no claim".
     """
-    scores = {
-        name: summarize(values)
-        for name in ("neural", "mixture", "published")
-        if (values := _bpbs(seeds, name))
-    }
+    scores = {name: summarize(values) for name in ("neural", "mixture", "published") if (values := _bpbs(seeds, name))}
     ratio = _bytes_per_token(seeds)
     if ratio is None and job.baseline is not None:
         ratio = job.baseline.bytes_per_token
@@ -137,6 +133,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
         _scored(seeds),
         _normalised(seeds),
         _single_pass(seeds),
+        _whole_text(job),
         _has_baseline(job.baseline),
         _significant(job, scores.get("mixture"), tests, margin, enough),
     )
@@ -158,12 +155,8 @@ def _all_reported(job: Job, seeds: Sequence[SeedResult]) -> Condition:
     reported = [result.seed for result in seeds]
     problems = [f"seed {seed} is not reported" for seed in job.seeds if seed not in reported]
     problems += [f"seed {seed} is not in the job" for seed in reported if seed not in job.seeds]
-    problems += [
-        f"seed {seed} is reported twice" for seed in sorted({s for s in reported if reported.count(s) > 1})
-    ]
-    problems += [
-        f"seed {s.seed} failed ({s.error or 'no reason given'})" for s in seeds if s.status != "finished"
-    ]
+    problems += [f"seed {seed} is reported twice" for seed in sorted({s for s in reported if reported.count(s) > 1})]
+    problems += [f"seed {s.seed} failed ({s.error or 'no reason given'})" for s in seeds if s.status != "finished"]
     problems += [
         f"seed {s.seed} finished without its results"
         for s in seeds
@@ -206,14 +199,10 @@ def _scored(seeds: Sequence[SeedResult]) -> Condition:
     if not evaluated:
         return Condition(name, None, "no seed was evaluated")
     bad = [
-        str(seed)
-        for seed, result in evaluated.items()
-        if not (result.mixture and math.isfinite(result.mixture.bpb))
+        str(seed) for seed, result in evaluated.items() if not (result.mixture and math.isfinite(result.mixture.bpb))
     ]
     if bad:
-        return Condition(
-            name, False, f"no finite mixture score for {_seeds(bad)}; only the mixture can carry a claim"
-        )
+        return Condition(name, False, f"no finite mixture score for {_seeds(bad)}; only the mixture can carry a claim")
     return Condition(name, True, f"finite for {_seeds(evaluated)}")
 
 
@@ -222,25 +211,15 @@ def _normalised(seeds: Sequence[SeedResult]) -> Condition:
     evaluated = _evaluated(seeds)
     if not evaluated:
         return Condition(name, None, "no seed was evaluated")
-    unmeasured = [
-        str(s) for s, r in evaluated.items() if r.mixture is None or r.kraft is None or not r.kraft.positions
-    ]
+    unmeasured = [str(s) for s, r in evaluated.items() if r.mixture is None or r.kraft is None or not r.kraft.positions]
     if unmeasured:
-        return Condition(
-            name, False, f"its sum over the vocabulary was not measured for {_seeds(unmeasured)}"
-        )
+        return Condition(name, False, f"its sum over the vocabulary was not measured for {_seeds(unmeasured)}")
     errors = {seed: result.kraft.mixture_max_error for seed, result in evaluated.items() if result.kraft}
-    off = [
-        f"seed {seed}: off by {error:.2g}" for seed, error in errors.items() if not error <= MAX_KRAFT_ERROR
-    ]
+    off = [f"seed {seed}: off by {error:.2g}" for seed, error in errors.items() if not error <= MAX_KRAFT_ERROR]
     if off:
-        return Condition(
-            name, False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}"
-        )
+        return Condition(name, False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}")
     positions = sum(result.kraft.positions for result in evaluated.values() if result.kraft)
-    return Condition(
-        name, True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured"
-    )
+    return Condition(name, True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured")
 
 
 def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
@@ -250,14 +229,21 @@ def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
         return Condition(name, None, "no seed was evaluated")
     repeated = [str(seed) for seed, result in evaluated.items() if result.repeat_tail]
     if repeated:
-        return Condition(
-            name, False, f"the end of the text was scored repeatedly (repeat_tail) for {_seeds(repeated)}"
-        )
+        return Condition(name, False, f"the end of the text was scored repeatedly (repeat_tail) for {_seeds(repeated)}")
     texts = {(result.tokens, result.bytes) for result in evaluated.values()}
     if len(texts) > 1:
-        shown = "; ".join(f"seed {seed}: {result.tokens:,} tokens" for seed, result in evaluated.items())
+        shown = "; ".join(
+            f"seed {seed}: {result.tokens:,} tokens, {result.bytes:,.0f} bytes" for seed, result in evaluated.items()
+        )
         return Condition(name, False, f"the seeds were scored on different texts ({shown})")
     return Condition(name, True, f"{next(iter(texts))[0]:,} tokens, the same for every seed")
+
+
+def _whole_text(job: Job) -> Condition:
+    most = job.config.evaluate.max_tokens
+    if most is not None:
+        return Condition("whole text scored", False, f"evaluate.max_tokens stops after {most:,} tokens; remove it")
+    return Condition("whole text scored", True, "evaluate.max_tokens is not set")
 
 
 def _has_baseline(baseline: Baseline | None) -> Condition:
@@ -329,19 +315,20 @@ def _sentence(
     margin: float | None,
 ) -> str:
     if verdict == "claim":
-        assert (
-            job.baseline is not None and mixture is not None and margin is not None and tests[0].p is not None
-        )
+        assert job.baseline is not None and mixture is not None and margin is not None and tests[0].p is not None
         return (
             f"Claim: over {mixture.n} seeds the mixture reaches {mixture.mean:.5f} BPB, "
             f"{job.baseline.mean_bpb - mixture.mean:.5f} below {job.baseline.name} "
             f"({job.baseline.mean_bpb:.5f}), which is more than the margin of {MARGIN_NATS:g} nats a token "
             f"({margin:.5f} BPB) at p = {tests[0].p:.2g}."
         )
-    # For a plain "no claim" what failed is enough; what could not be judged matters when nothing failed.
-    wanting = [c for c in conditions if c.holds is False] or [c for c in conditions if c.holds is None]
+    if verdict == "too few seeds":
+        return f"Too few seeds: {next(c.detail for c in conditions if c.holds is False)}."
+    # What failed is enough; what could not be judged matters when nothing failed.
+    failed = [c for c in conditions if c.holds is False]
+    wanting = failed or [c for c in conditions if c.holds is None]
     reasons = "; ".join(f"{c.name} ({c.detail})" for c in wanting)
-    return f"{verdict.capitalize()}: {reasons}."
+    return f"No claim; {'not met' if failed else 'not to be judged'}: {reasons}."
 
 
 def _notes(job: Job, seeds: Sequence[SeedResult], mixture: Summary | None, margin: float | None) -> list[str]:
@@ -354,15 +341,11 @@ def _notes(job: Job, seeds: Sequence[SeedResult], mixture: Summary | None, margi
             f"{MARGIN_NATS:g} nats a token is converted with the ratio here."
         )
     if baseline is not None and baseline.bpb is None:
-        notes.append(
-            "Of the baseline only the mean is known, so its own spread over seeds is left out of the test."
-        )
+        notes.append("Of the baseline only the mean is known, so its own spread over seeds is left out of the test.")
     challenge = Budgets()
     wider = [name for name in Budgets.model_fields if getattr(job.budgets, name) > getattr(challenge, name)]
     if wider:
-        notes.append(
-            f"Wider than the challenge allows, so no record there: budgets.{', budgets.'.join(wider)}."
-        )
+        notes.append(f"Wider than the challenge allows, so no record there: budgets.{', budgets.'.join(wider)}.")
     if baseline is not None and mixture is not None and mixture.sd is not None and margin is not None:
         needed = seeds_needed(mixture.sd, baseline.mean_bpb - mixture.mean - margin)
         if needed is not None and needed > mixture.n:

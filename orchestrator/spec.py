@@ -11,7 +11,7 @@ import json
 import math
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,9 +60,7 @@ class Resources(_Section):
         le=8,
         description="a whole number from 1 to 8, the processes that train one seed together",
     )
-    cpus_per_rank: float = Field(
-        default=1.0, gt=0, le=1024, description="a number above 0, the CPUs of each rank"
-    )
+    cpus_per_rank: float = Field(default=1.0, gt=0, le=1024, description="a number above 0, the CPUs of each rank")
     accelerator: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
@@ -78,14 +76,10 @@ class Resources(_Section):
 class Budgets(_Section):
     """What a claim may use; the defaults are the challenge's."""
 
-    train_seconds: float = Field(
-        600.0, gt=0, description="a number above 0, the seconds of the training clock"
-    )
-    eval_seconds: float = Field(
-        default=600.0, gt=0, description="a number above 0, the seconds of the evaluation"
-    )
+    train_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the training clock")
+    eval_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the evaluation")
     artifact_bytes: int = Field(
-        16_000_000,
+        default=16_000_000,
         gt=0,
         description="a whole number above 0, the bytes of code and compressed weights together",
     )
@@ -101,17 +95,13 @@ class Baseline(_Section):
         strict=False,
         description="a list of two or more BPBs above 0, one for each of its seeds",
     )
-    mean: float | None = Field(
-        default=None, gt=0, description="a number above 0, the mean BPB over its seeds"
-    )
+    mean: float | None = Field(default=None, gt=0, description="a number above 0, the mean BPB over its seeds")
     bytes_per_token: float = Field(
         gt=0,
         description="a number above 0, the bytes per token of its validation text: without this ratio the "
         "margin of 0.005 nats a token cannot be turned into BPB",
     )
-    tokenizer: str | None = Field(
-        default=None, min_length=1, description="a text that names its tokenizer, or null"
-    )
+    tokenizer: str | None = Field(default=None, min_length=1, description="a text that names its tokenizer, or null")
 
     @model_validator(mode="after")
     def _one_figure(self) -> Baseline:
@@ -142,9 +132,7 @@ class Tracking(_Section):
         min_length=1,
         description="an MLflow address, or null for a SQLite file in the output folder",
     )
-    experiment: str = Field(
-        default="parameter-golf", min_length=1, description="the name of an MLflow experiment"
-    )
+    experiment: str = Field(default="parameter-golf", min_length=1, description="the name of an MLflow experiment")
 
 
 def _sample_or_files(value: Any) -> Literal["sample"] | DataFiles:
@@ -172,7 +160,7 @@ class _JobFile(_Section):
         description=f"a list of one or more different whole numbers from 0 to {MAX_SEED}",
     )
     min_seeds_for_claim: int = Field(
-        3, ge=2, description="a whole number of at least 2: one seed has no spread"
+        default=3, ge=2, description="a whole number of at least 2: one seed has no spread"
     )
     data: Annotated[Literal["sample"] | DataFiles, PlainValidator(_sample_or_files)] = Field(
         description="the word sample, or a mapping with path and tokenizer"
@@ -186,12 +174,8 @@ class _JobFile(_Section):
     baseline: Baseline | None = Field(
         default=None, description="a mapping with name, bytes_per_token and one of bpb and mean, or null"
     )
-    mlflow: Tracking = Field(
-        default_factory=Tracking, description="a mapping with tracking_uri and experiment"
-    )
-    output: str = Field(
-        default="runs", min_length=1, description="the folder in which each run makes its own"
-    )
+    mlflow: Tracking = Field(default_factory=Tracking, description="a mapping with tracking_uri and experiment")
+    output: str = Field(default="runs", min_length=1, description="the folder in which each run makes its own")
 
     @field_validator("seeds")
     @classmethod
@@ -238,9 +222,7 @@ class Job:
         try:
             return _job(_JobFile.model_validate(rest), config)
         except ValidationError as error:
-            raise ConfigError(
-                "\n".join(f"{where}: {field}: {text}" for field, text in _mistakes(error))
-            ) from None
+            raise _all_of((where, *mistake) for mistake in _mistakes(error)) from None
 
     @property
     def digest(self) -> str:
@@ -265,10 +247,8 @@ def load_job(path: Path, changes: Mapping[str, Any] | None = None) -> Job:
         mistakes += _apply(document, changes)
     job = None if mistakes else _resolve(document, mistakes)
     if job is None:
-        lines = [
-            f"{'--set' if _was_set(field, changes) else path}: {field}: {text}" for field, text in mistakes
-        ]
-        raise ConfigError("\n".join(lines))
+        sources = ["--set" if _was_set(field, changes) else path for field, _ in mistakes]
+        raise _all_of((source, *mistake) for source, mistake in zip(sources, mistakes, strict=True))
     return job
 
 
@@ -300,9 +280,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise _RefusedError(
-                problem="aliases (*name) are not read here; write the value out", problem_mark=mark
-            )
+            raise _RefusedError(problem="aliases (*name) are not read here; write the value out", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -329,16 +307,12 @@ def _read_document(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; give the path of a job file such as jobs/smoke.yaml"
-        ) from None
+        raise ConfigError(f"{path}: no such file; give the path of a job file such as jobs/smoke.yaml") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a job file") from None
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(
-            f"{path}: larger than {MAX_FILE_BYTES:,} bytes, so it is no job file; check the path"
-        )
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, so it is no job file; check the path")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -347,12 +321,10 @@ def _read_document(path: Path) -> dict[str, Any]:
     document = _parse_yaml(text, str(path))
     if not isinstance(document, dict):
         found = "nothing" if document is None else _shown(document)
-        raise ConfigError(
-            f"{path}: holds {found}, not a mapping of fields; begin with lines such as 'name: my-job'"
-        )
+        raise ConfigError(f"{path}: holds {found}, not a mapping of fields; begin with lines such as 'name: my-job'")
     mistakes = list(_unplain(document))
     if mistakes:
-        raise ConfigError("\n".join(f"{path}: {field}: {problem}" for field, problem in mistakes))
+        raise _all_of((path, *mistake) for mistake in mistakes)
     return document
 
 
@@ -360,7 +332,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except _RefusedError as error:
-        raise ConfigError(f"{_at_line(where, error.problem_mark)}: {error.problem}") from None
+        raise ConfigError(f"{_at_line(where, error.problem_mark)}: {_printable(error.problem or '')}") from None
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "it cannot be parsed"
         raise ConfigError(
@@ -375,9 +347,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
         # PyYAML lets Python's own errors through: a 13th month, a number of thousands of digits, an odd tag.
         first_line = (str(error).splitlines() or [""])[0][:80]
-        raise ConfigError(
-            f"{where}: holds a value that YAML cannot read ({first_line}); put text in quotes"
-        ) from None
+        raise ConfigError(f"{where}: holds a value that YAML cannot read ({first_line}); put text in quotes") from None
 
 
 def _at_line(where: str, mark: yaml.Mark | None) -> str:
@@ -477,9 +447,7 @@ def _resolve(document: dict[str, Any], mistakes: list[tuple[str, str]]) -> Job |
     return None if mistakes else job
 
 
-def _override_all(
-    base: GolfConfig, overrides: Mapping[str, Any], mistakes: list[tuple[str, str]]
-) -> GolfConfig | None:
+def _override_all(base: GolfConfig, overrides: Mapping[str, Any], mistakes: list[tuple[str, str]]) -> GolfConfig | None:
     """`base` with all overrides, or None and what is wrong with each."""
     left, first = dict(overrides), True
     while True:
@@ -542,8 +510,11 @@ def _job(spec: _JobFile, config: GolfConfig) -> Job:
 def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
     """Field and sentence of each of pydantic's findings."""
     found: list[tuple[str, str]] = []
-    for entry in error.errors(include_url=False, include_context=False):
-        location = entry["loc"]
+    entries = error.errors(include_url=False, include_context=False)
+    locations = [entry["loc"] for entry in entries]
+    for entry, location in zip(entries, locations, strict=True):
+        if any(len(other) > len(location) and other[: len(location)] == location for other in locations):
+            continue  # a list is "too short" when its elements are wrong: those are the news
         field = ""
         for part in location:
             field = f"{field}[{part}]" if isinstance(part, int) else _inside(field, str(part))
@@ -583,13 +554,22 @@ def _sections(hint: Any) -> Iterator[type[BaseModel]]:
 
 def _was_set(field: str, changes: Mapping[str, Any]) -> bool:
     return any(
-        field == name or field.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{field}.")
-        for name in changes
+        field == name or field.startswith((f"{name}.", f"{name}[")) or name.startswith(f"{field}.") for name in changes
     )
 
 
 def _inside(field: str, name: str) -> str:
     return f"{field}.{name}" if field else name
+
+
+def _all_of(mistakes: Iterable[tuple[object, str, str]]) -> ConfigError:
+    """One error for many: a line "source: field: sentence" each."""
+    return ConfigError("\n".join(_printable(f"{source}: {field}: {text}") for source, field, text in mistakes))
+
+
+def _printable(text: str) -> str:
+    """Names come from the file: a line break or a terminal's control code in one is shown, not obeyed."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _shown(value: Any) -> str:

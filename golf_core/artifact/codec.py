@@ -35,8 +35,7 @@ def encode(model: ModelConfig, tensors: dict[str, Quantized], preset: int) -> by
     header = {
         "model": to_dict(model),
         "tensors": [
-            {"name": name, "kind": tensor.kind, "shape": list(tensor.values.shape)}
-            for name, tensor in tensors.items()
+            {"name": name, "kind": tensor.kind, "shape": list(tensor.values.shape)} for name, tensor in tensors.items()
         ],
     }
     text = json.dumps(header, separators=(",", ":")).encode()

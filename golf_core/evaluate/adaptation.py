@@ -38,8 +38,8 @@ class TestTimeTrainer:
         names = set(adapted_names(model, config.ttt_blocks))
         for name, param in model.named_parameters():
             param.requires_grad_(name in names)
-        self._live = [p for name, p in model.named_parameters() if name in names]
-        self._average = [p for name, p in self.scorer.named_parameters() if name in names]
+        self._live: list[Tensor] = [p for name, p in model.named_parameters() if name in names]
+        self._average: list[Tensor] = [p for name, p in self.scorer.named_parameters() if name in names]
         self._gradients = FlatGradients(self._live, ranks)
         self._optimizer = torch.optim.AdamW(
             self._live,
@@ -76,7 +76,7 @@ class TestTimeTrainer:
             part = slice(own.start, own.stop)
             weights = self._text.base_bytes[targets[part]]
             loss = (self._losses(ids[part], targets[part]) * weights).sum() / total_bytes
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         self._gradients.reduce_and_clip(self._config.ttt_grad_clip)
         self._optimizer.step()
         with torch.no_grad():

@@ -28,7 +28,7 @@ class Hedge:
         return _mix(self.log_weights[:NORMALIZED], nlls[:, :NORMALIZED])
 
     def published_nll(self, nlls: Tensor) -> Tensor:
-        """"nll" [n] of the published mixture, from the experts' nlls [n, 5]. Not a code length."""
+        """ "nll" [n] of the published mixture, from the experts' nlls [n, 5]. Not a code length."""
         return _mix(self.log_weights, nlls)
 
     def log_z(self, entropy: Tensor, vocab_size: int) -> Tensor:

@@ -55,9 +55,7 @@ class KraftMeter:
 
         published = total(hedge.published_nll(nlls))
         formula = hedge.log_z(neural.entropy[rows], vocab).exp()
-        self._rows.append(
-            torch.stack((total(nlls[:, 0]), total(hedge.mixture_nll(nlls)), published, formula), dim=1)
-        )
+        self._rows.append(torch.stack((total(nlls[:, 0]), total(hedge.mixture_nll(nlls)), published, formula), dim=1))
 
     def result(self) -> KraftSums | None:
         """The measurements of all ranks; None where nothing was measured."""

@@ -205,14 +205,14 @@ class Evaluator:
     def _result(self, seconds: float) -> EvalResult:
         totals = self._totals.all
         tokens, mixed = totals[Totals.TOKENS], self._totals.mixed
-        scores = {name: Score(float(totals[i] / tokens), self._totals.bpb(i)) for i, name in enumerate(self._scorer_names)}
+        scores = {
+            name: Score(float(totals[i] / tokens), self._totals.bpb(i)) for i, name in enumerate(self._scorer_names)
+        }
         experts = {}
         if mixed[Totals.TOKENS]:
             nats = mixed[Totals.EXPERTS :]
             # The fifth expert's "loss" is not a code length, so it has no BPB.
-            experts = {
-                name: bits_per_byte(nats[i], mixed[Totals.BYTES]) for i, name in enumerate(EXPERTS[:-1])
-            }
+            experts = {name: bits_per_byte(nats[i], mixed[Totals.BYTES]) for i, name in enumerate(EXPERTS[:-1])}
         return EvalResult(
             world_size=self.ranks.world_size,
             device=device_name(self.ranks.device),

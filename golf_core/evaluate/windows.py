@@ -36,10 +36,7 @@ def sliding_windows(num_targets: int, seq_len: int, stride: int, repeat_tail: bo
     end = num_targets if repeat_tail else max(num_targets - seq_len + stride, 1)
     start = np.arange(0, end, stride, dtype=np.int64)
     stop = np.minimum(start + seq_len, num_targets)
-    if repeat_tail:
-        first = np.maximum(stop - stride, start)
-    else:
-        first = start + seq_len - stride
+    first = np.maximum(stop - stride, start) if repeat_tail else start + seq_len - stride
     first[0] = 0
     keep = first < stop
     return Windows(start[keep], first[keep], stop[keep])

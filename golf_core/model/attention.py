@@ -17,7 +17,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, exclude_self: bool) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.exclude_self = exclude_self
         self.c_q = Linear(config.model_dim, config.model_dim)
         self.c_k = Linear(config.model_dim, config.kv_dim)

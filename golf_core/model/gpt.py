@@ -98,8 +98,10 @@ class GPT(nn.Module):
 
 def embedding_tables(model: GPT) -> list[nn.Parameter]:
     """The embedding tables, which have an optimizer group of their own."""
-    tables = [model.tok_emb.weight, model.bigram.embed.weight]
-    return tables if model.ve_shared is None else [*tables, model.ve_shared.embed.weight]
+    modules = [model.tok_emb, model.bigram.embed]
+    if model.ve_shared is not None:
+        modules.append(model.ve_shared.embed)
+    return [module.get_parameter("weight") for module in modules]
 
 
 def adapted_names(model: GPT, last_blocks: int) -> list[str]:

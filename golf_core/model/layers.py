@@ -39,7 +39,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.qat_temperature is not None:
             weight = soft_round_int6(weight, self.qat_temperature)
         return F.linear(x, weight.to(x.dtype))

@@ -149,7 +149,7 @@ class Trainer:
         self._optimizers.zero()
         for ids, targets in self._own_spans():
             loss = self._losses(ids, targets).mean() / self.train_config.micro_batches
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._optimizers.add_loss(loss)
         return self._optimizers.step(step, factor)
 

@@ -47,14 +47,15 @@ class Muon:
     def step(self, lr: float, momentum: float) -> None:
         """One update from the parameters' gradients, which must be the same on all ranks."""
         for params, buffer in self._groups:
+            weights: list[Tensor] = list(params)
             grads = torch.stack([p.grad for p in params if p.grad is not None])
             buffer.mul_(momentum).add_(grads)
             update = self._orthogonalise(grads.add_(buffer, alpha=momentum))
             rows, cols = params[0].shape
             scale = max(1.0, rows / cols) ** 0.5
             # Decoupled decay acts on the weights as they were before the update.
-            torch._foreach_mul_(params, 1.0 - lr * self._config.weight_decay)
-            torch._foreach_add_(params, list(update.float().unbind()), alpha=-lr * scale)
+            torch._foreach_mul_(weights, 1.0 - lr * self._config.weight_decay)
+            torch._foreach_add_(weights, list(update.float().unbind()), alpha=-lr * scale)
 
     def _orthogonalise(self, direction: Tensor) -> Tensor:
         world, count = self._ranks.world_size, direction.size(0)

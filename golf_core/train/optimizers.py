@@ -17,7 +17,8 @@ def parameter_groups(model: GPT) -> tuple[list[nn.Parameter], list[nn.Parameter]
     """(matrices for Muon, embedding tables, vectors and scalars and control matrices)."""
     tables = embedding_tables(model)
     table_ids = {id(p) for p in tables}
-    matrices, controls = [], []
+    matrices: list[nn.Parameter] = []
+    controls: list[nn.Parameter] = []
     for name, param in model.named_parameters():
         if id(param) in table_ids:
             continue

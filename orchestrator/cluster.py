@@ -1,0 +1,125 @@
+"""The cluster: connect to it or start a local one, and say at once what can never run on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from golf_core.errors import UserError
+from orchestrator.spec import Resources
+
+ACCELERATOR_PREFIX = "accelerator_type:"
+
+
+class ClusterError(UserError):
+    """No cluster, or one that can never run the job."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of the cluster offers in all, used or not."""
+
+    name: str
+    resources: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores, as Ray counts them."""
+        return self.resources.get("CPU", 0.0)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of any kind."""
+        return self.resources.get("GPU", 0.0)
+
+    def has(self, accelerator: str) -> bool:
+        """Whether its GPUs are of this kind."""
+        return f"{ACCELERATOR_PREFIX}{accelerator}" in self.resources
+
+
+def this_machine() -> Node:
+    """What a local Ray would find here, without starting one."""
+    gpus = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)})
+
+
+def misfit(resources: Resources, nodes: Sequence[Node]) -> str | None:
+    """Why no node can ever hold one seed's gang, as a sentence; None where one can.
+
+    A gang never spans nodes, so the largest node decides.
+    """
+    ranks = resources.ranks
+    if resources.accelerator is not None:
+        most = int(max((node.gpus for node in nodes), default=0))
+        if most < ranks:
+            return f"needs {_count(ranks, 'GPU')} on one node; the largest node has {most}"
+        # A machine that was only looked at does not tell the kind of its GPUs; Ray does.
+        told = [node for node in nodes if any(name.startswith(ACCELERATOR_PREFIX) for name in node.resources)]
+        if told and not any(node.has(resources.accelerator) and node.gpus >= ranks for node in told):
+            kinds = sorted(
+                name.removeprefix(ACCELERATOR_PREFIX)
+                for node in told
+                for name in node.resources
+                if name.startswith(ACCELERATOR_PREFIX)
+            )
+            return f"needs {ranks} GPUs of type {resources.accelerator} on one node; the cluster has {', '.join(kinds)}"
+    cpus = ranks * resources.cpus_per_rank
+    fitting = [node for node in nodes if resources.accelerator is None or node.gpus >= ranks]
+    most_cpus = max((node.cpus for node in fitting), default=0.0)
+    if most_cpus < cpus:
+        return f"needs {cpus:g} CPUs on one node; the largest node has {most_cpus:g}"
+    return None
+
+
+def refuse_misfit(resources: Resources, nodes: Sequence[Node]) -> None:
+    """Raise `ClusterError` with the sentence of `misfit`, and the remedy, if there is one."""
+    sentence = misfit(resources, nodes)
+    if sentence is not None:
+        raise ClusterError(
+            f"resources: each seed {sentence}; use a larger node, or lower resources.ranks (the results stay "
+            "the same, the run takes longer)"
+        )
+
+
+@contextmanager
+def connected(address: str | None, before_local: Callable[[], None]) -> Iterator[bool]:
+    """Inside, Ray is connected; yields whether it is a local one, started here and ended afterwards.
+
+    `address` 'local' always starts one; None takes the cluster that RAY_ADDRESS names or that runs on this
+    machine, and starts a local one where there is none. Starting takes seconds: `before_local` is called first
+    and may refuse by raising.
+    """
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
+    local = address == "local"
+    if not local:
+        try:
+            ray.init(address=address or "auto", **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address is not None:
+                raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+            local = True
+    if local:
+        before_local()
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+    try:
+        yield local
+    finally:
+        ray.shutdown()
+
+
+def ray_nodes() -> list[Node]:
+    """The living nodes of the connected cluster."""
+    import ray
+
+    return [Node(node["NodeName"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,55 @@
+"""Where a run comes from: commit, versions, machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "ray", "mlflow", "triton", "numpy", "sentencepiece")
+
+
+def provenance() -> dict[str, str]:
+    """Commit and cleanliness of the code, versions, platform; all text, 'unknown' where it cannot be told."""
+    return {**_git(), "python": platform.python_version(), **_versions(), "platform": platform.platform()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _git() -> dict[str, str]:
+    """Commit hash and whether tracked files differ from it.
+
+    A job's upload carries no .git: there the submitter's hash counts, from the job's metadata (`git_commit`).
+    """
+    root = Path(__file__).resolve().parent.parent
+    commit = _run_git(root, "rev-parse", "HEAD")
+    if commit:
+        changes = _run_git(root, "status", "--porcelain", "--untracked-files=no")
+        return {
+            "git_commit": commit,
+            "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
+        }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    return {"git_commit": job.get("git_commit", "unknown"), "git_dirty": job.get("git_dirty", "unknown")}
+
+
+def _run_git(root: Path, *arguments: str) -> str | None:
+    # A folder above that happens to be somebody else's repository must not lend its commit.
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

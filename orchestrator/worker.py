@@ -1,0 +1,122 @@
+"""What runs in each rank's process: a thin shell around `golf_core`'s stages."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
+from golf_core.records import from_dict, to_dict
+
+LOG_NAME = "log.jsonl"
+
+
+class Rank:
+    """One rank of a seed's gang. Rank 0 keeps the log and the events that the driver has not fetched yet.
+
+    Torch and `golf_core`'s heavy modules are imported inside the methods: the driver imports this class too.
+    """
+
+    def __init__(self, rank: int, world_size: int, cpus: float, gpu: bool) -> None:
+        import torch
+
+        self._rank, self._world_size, self._gpu = rank, world_size, gpu
+        torch.set_num_threads(max(1, int(cpus)))
+        self._folder = tempfile.TemporaryDirectory(prefix="golf-rank-")
+        self._events: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self._listener: Listener = ignore
+        if rank == 0:
+            self._listener = broadcast(JsonLinesLog(self.path(LOG_NAME)), self._keep)
+
+    def path(self, name: str) -> Path:
+        """A file in this rank's own folder."""
+        return Path(self._folder.name) / name
+
+    def serve(self) -> int:
+        """Rank 0: start the gang's rendezvous on loopback; returns its port."""
+        from golf_core.distributed import serve_store
+
+        self._store, port = serve_store(self._world_size)
+        return port
+
+    def join(self, port: int) -> dict[str, str]:
+        """Enter the process group; returns what this rank runs on."""
+        import torch
+
+        from golf_core.distributed import connect_store, join
+        from golf_core.hardware import device_name
+
+        device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
+        store = None
+        if self._world_size > 1:
+            store = self._store if self._rank == 0 else connect_store(port, self._world_size)
+        self._ranks = join(self._rank, self._world_size, device, store)
+        return {"node": platform.node(), "device": device_name(device), "cuda": str(torch.version.cuda)}
+
+    def open(self, config: dict[str, Any], data: dict[str, str] | None) -> dict[str, Any] | None:
+        """Find and check the data on this node; rank 0 returns its `DataRecord` as a mapping.
+
+        `data` None stands for the sample corpus, which is built here if this node has none yet.
+        """
+        from golf_core.config import GolfConfig
+        from golf_core.data.manifest import check_data
+        from golf_core.data.sample import build_sample, default_sample_folder
+        from golf_core.stages import DataPaths
+
+        self._config = from_dict(GolfConfig, config)
+        if data is None:
+            folder = build_sample(default_sample_folder())
+            self._paths = DataPaths(folder, folder / "tokenizer.model")
+        else:
+            self._paths = DataPaths(Path(data["path"]), Path(data["tokenizer"]))
+        if self._rank != 0:
+            return None
+        longest = max(self._config.train.seq_len, self._config.evaluate.seq_len)
+        vocab_size = self._config.model.vocab_size
+        return to_dict(check_data(self._paths.folder, self._paths.tokenizer, vocab_size, longest))
+
+    def train(self, seed: int) -> dict[str, Any]:
+        """The training stage; leaves the checkpoint in rank 0's folder."""
+        from golf_core.stages import train_stage
+
+        out = Path(self._folder.name)
+        return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener))
+
+    def export(self) -> dict[str, Any] | None:
+        """The export stage; rank 0 returns the figures and holds the artifact."""
+        from golf_core.artifact.export import CHECKPOINT_NAME
+        from golf_core.stages import export_stage
+
+        checkpoint, out = self.path(CHECKPOINT_NAME), Path(self._folder.name)
+        result = export_stage(self._config, checkpoint, self._ranks, out, self._listener)
+        return None if result is None else to_dict(result)
+
+    def evaluate(self, artifact: bytes) -> dict[str, Any]:
+        """The evaluation stage, on the artifact's bytes as they lie in the run's folder."""
+        from golf_core.artifact.export import ARTIFACT_NAME
+        from golf_core.files import write_bytes
+        from golf_core.stages import evaluate_stage
+
+        path, out = self.path(ARTIFACT_NAME), Path(self._folder.name)
+        write_bytes(path, artifact)
+        return to_dict(evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener))
+
+    def fetch(self, name: str) -> bytes:
+        """The bytes of a file in this rank's folder."""
+        return self.path(name).read_bytes()
+
+    def events(self) -> list[Event]:
+        """Events since the last call. May be called while a stage runs."""
+        with self._lock:
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    def _keep(self, event: Event) -> None:
+        with self._lock:
+            self._events.append(event)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from claim_builders import (
+    CANDIDATE,
+    RATIO,
+    eval_result,
+    export_result,
+    failed,
+    finished,
+    job,
+    run_result,
+    three,
+    train_result,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golf_core import records
+from golf_core.results import EvalResult, KraftSums, Score
+from orchestrator.claim import Claim, Condition, RunResult, SeedResult, judge
+from orchestrator.spec import Job
+
+
+def condition(claim: Claim, start: str) -> Condition:
+    (found,) = [c for c in claim.conditions if c.name.startswith(start)]
+    return found
+
+
+def with_eval(change: Callable[[EvalResult], EvalResult], which: int = 1) -> list[SeedResult]:
+    seeds = list(three())
+    evaluate = seeds[which].evaluate
+    assert evaluate is not None
+    seeds[which] = replace(seeds[which], evaluate=change(evaluate))
+    return seeds
+
+
+def changed(**fields: Any) -> list[SeedResult]:
+    return with_eval(lambda e: replace(e, **fields))
+
+
+def test_the_worked_example_is_a_claim() -> None:
+    claim = judge(job(), three())
+    assert claim.verdict == "claim"
+    assert all(c.holds for c in claim.conditions)
+    with_margin, without = claim.tests
+    assert with_margin.statistic == pytest.approx(-4.29, abs=5e-3)
+    assert with_margin.p == pytest.approx(0.0095, abs=5e-5)
+    assert without.statistic == pytest.approx(-11.83, abs=5e-3)
+    assert without.p == pytest.approx(0.0004, abs=5e-5)
+    assert claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)
+    assert claim.notes == ()
+    assert "p = 0.0095" in claim.sentence and "1.11474" in claim.sentence
+    assert set(claim.scores) == {"neural", "mixture", "published"}
+
+
+def test_only_the_mixture_counts() -> None:
+    # A model and a published score far below the baseline carry nothing when the mixture is above it.
+    seeds = [
+        finished(seed, 1.13, evaluate=eval_result(bpb, neural=Score(1.0, 0.6), published=Score(0.9, 0.5)))
+        for seed, bpb in zip((42, 1337, 2024), (1.130, 1.131, 1.132), strict=True)
+    ]
+    claim = judge(job(), seeds)
+    assert claim.verdict == "no claim"
+    assert "the gain is not above the margin" in condition(claim, "better").detail
+
+
+def test_a_gain_that_is_real_and_under_the_margin_is_none() -> None:
+    claim = judge(job(), three((1.1165, 1.1166, 1.1167)))
+    assert claim.tests[1].p is not None and claim.tests[1].p < 0.01
+    assert claim.verdict == "no claim"
+    assert [c.name for c in claim.conditions if c.holds is False] == ["better by the margin, p < 0.01"]
+
+
+def test_a_gain_above_the_margin_with_too_much_spread_is_none_and_says_how_many_seeds() -> None:
+    claim = judge(job(), three((1.110, 1.114, 1.118)))
+    assert claim.verdict == "no claim"
+    assert "is not below 0.01" in claim.sentence
+    assert any("takes at least" in note for note in claim.notes)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "name", "figure"),
+    [
+        ([finished(42, 1.1, train=train_result(42, train_seconds=600.411))], "training time", "600.411 s"),
+        (
+            [finished(42, 1.1, train=train_result(42, train_seconds=600.00001))],
+            "training time",
+            "600.00001 s",
+        ),
+        ([finished(42, 1.1, train=train_result(42, train_seconds=math.nan))], "training time", "nan"),
+        ([finished(42, 1.1, evaluate=eval_result(1.1, seconds=601.0))], "evaluation time", "601 s"),
+        (
+            [finished(42, 1.1, export=export_result(weight_bytes=15_905_672))],
+            "artifact size",
+            "16,000,050 bytes",
+        ),
+        (changed(repeat_tail=True), "each token scored once", "seed 1337"),
+        (changed(tokens=62_021_631), "each token scored once", "62,021,631"),
+        (changed(mixture=None, kraft=None), "mixture score present", "seed 1337"),
+        (changed(mixture=Score(math.nan, math.nan)), "mixture score present", "seed 1337"),
+        (changed(kraft=None), "mixture normalised", "not measured for seed 1337"),
+        (changed(kraft=KraftSums(0, 0.0, 0.0, 1.0, 0.0)), "mixture normalised", "not measured"),
+        (changed(kraft=KraftSums(8, 0.0, 2e-4, 1.0, 0.0)), "mixture normalised", "off by 0.0002"),
+        (changed(kraft=KraftSums(8, 0.0, math.nan, 1.0, 0.0)), "mixture normalised", "off by nan"),
+    ],
+)
+def test_each_failed_condition_is_named_with_its_figure(seeds: list[SeedResult], name: str, figure: str) -> None:
+    results = seeds if len(seeds) == 3 else [*seeds, *three()[1:]]
+    claim = judge(job(), results)
+    assert claim.verdict == "no claim"
+    assert condition(claim, name).holds is False
+    assert figure in condition(claim, name).detail
+    assert name in claim.sentence and figure in claim.sentence
+
+
+def test_a_part_of_the_text_carries_no_claim() -> None:
+    claim = judge(job(overrides__evaluate__max_tokens=1_048_576), three())
+    assert claim.verdict == "no claim"
+    assert "evaluate.max_tokens stops after 1,048,576 tokens" in claim.sentence
+
+
+def test_budgets_are_inclusive() -> None:
+    seeds = [
+        finished(
+            seed,
+            bpb,
+            train=train_result(seed, train_seconds=600.0),
+            export=export_result(weight_bytes=16_000_000 - 94_378),
+            evaluate=eval_result(bpb, seconds=600.0),
+        )
+        for seed, bpb in zip((42, 1337, 2024), CANDIDATE, strict=True)
+    ]
+    assert judge(job(), seeds).verdict == "claim"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "detail"),
+    [
+        (three()[:2], "seed 2024 is not reported"),
+        ((*three()[:2], failed(2024)), "seed 2024 failed (rank 3 ran out of memory)"),
+        ((*three(), finished(7, 1.1)), "seed 7 is not in the job"),
+        ((*three(), three()[0]), "seed 42 is reported twice"),
+        ((*three()[:2], replace(three()[2], evaluate=None)), "seed 2024 finished without its results"),
+        ((), "seed 42 is not reported"),
+    ],
+)
+def test_no_seed_may_be_dropped_added_or_lost(seeds: tuple[SeedResult, ...], detail: str) -> None:
+    claim = judge(job(), seeds)
+    assert claim.verdict == "no claim"
+    assert detail in condition(claim, "every seed").detail
+
+
+def test_too_few_seeds_when_only_their_number_is_wanting() -> None:
+    claim = judge(job(seeds=[42, 1337]), three()[:2])
+    assert claim.verdict == "too few seeds"
+    assert claim.sentence == "Too few seeds: 2 finished, at least 3 needed."
+    one = judge(job(seeds=[42]), three()[:1])
+    assert one.verdict == "too few seeds"
+    assert condition(one, "better").holds is None and "no p" in condition(one, "better").detail
+
+
+def test_two_seeds_that_break_a_rule_are_no_claim() -> None:
+    over = finished(42, 1.1, train=train_result(42, train_seconds=601.0))
+    assert judge(job(seeds=[42, 1337]), [over, three()[1]]).verdict == "no claim"
+    # A gain under the margin is judged with any number of seeds.
+    assert judge(job(seeds=[42]), [finished(42, 1.2)]).verdict == "no claim"
+
+
+def test_equal_figures_of_all_seeds_give_no_p_and_no_claim() -> None:
+    claim = judge(job(), three((1.1, 1.1, 1.1)))
+    assert claim.verdict == "no claim"
+    assert "not to be judged" in claim.sentence and "all equal" in claim.sentence
+
+
+def test_without_baseline_there_is_nothing_to_claim() -> None:
+    claim = judge(job(baseline=None), three())
+    assert claim.verdict == "no claim"
+    assert claim.tests == ()
+    assert claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)
+    assert "the job names none" in claim.sentence
+
+
+def test_a_baseline_of_which_the_mean_is_known() -> None:
+    baseline = {"name": "b", "mean": 1.12, "bytes_per_token": RATIO}
+    claim = judge(job(baseline=baseline), three())
+    assert {test.name for test in claim.tests} == {"one-sample t test"}
+    assert claim.verdict == "claim"
+    assert any("only the mean" in note for note in claim.notes)
+
+
+def test_another_tokenizer_converts_the_margin_with_its_own_ratio() -> None:
+    tokens = 62_021_632
+    seeds = [
+        finished(seed, bpb, evaluate=eval_result(bpb, bytes=tokens * 3.0))
+        for seed, bpb in zip((42, 1337, 2024), CANDIDATE, strict=True)
+    ]
+    claim = judge(job(), seeds)
+    assert claim.margin_bpb == pytest.approx(0.005 / (math.log(2) * 3.0))
+    assert any("Tokenizer or text differs" in note for note in claim.notes)
+    close = judge(job(baseline__bytes_per_token=RATIO * 1.004), three())
+    assert not any("Tokenizer" in note for note in close.notes)
+
+
+def test_wider_budgets_than_the_challenge_are_noted() -> None:
+    claim = judge(job(budgets__eval_seconds=900), three())
+    assert any("budgets.eval_seconds" in note and "train" not in note for note in claim.notes)
+
+
+def test_a_run_result_reads_back_and_is_judged_alike(tmp_path: Path) -> None:
+    result = run_result(job(), [*three()[:2], failed(2024)])
+    path = tmp_path / "result.json"
+    records.save(result, path)
+    read = records.load(RunResult, path)
+    assert read == result
+    assert judge(Job.from_dict(read.job), read.seeds) == result.claim
+
+
+maybe_nan = st.one_of(st.floats(0, 1e4), st.just(math.nan))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_claim_never_stands_on_a_broken_rule(data: st.DataObject) -> None:
+    seeds = []
+    for seed in data.draw(st.lists(st.sampled_from([42, 1337, 2024, 7]), max_size=4)):
+        bpb = data.draw(st.one_of(st.sampled_from(CANDIDATE), maybe_nan))
+        evaluate = eval_result(
+            bpb,
+            seconds=data.draw(st.one_of(st.just(500.0), maybe_nan)),
+            repeat_tail=data.draw(st.booleans()),
+            kraft=data.draw(
+                st.sampled_from([None, KraftSums(8, 0.0, 1e-6, 1.0, 0.0), KraftSums(8, 0.0, 1.0, 1.0, 0.0)])
+            ),
+        )
+        seeds.append(data.draw(st.sampled_from([finished(seed, 1.1, evaluate=evaluate), failed(seed)])))
+    claim = judge(job(), seeds)
+    sound = (
+        [s.seed for s in sorted(seeds, key=lambda s: s.seed)] == [42, 1337, 2024]
+        and all(s.status == "finished" for s in seeds)
+        and all(s.evaluate is not None and s.evaluate.seconds <= 600 and not s.evaluate.repeat_tail for s in seeds)
+        and all(s.evaluate and s.evaluate.kraft and s.evaluate.kraft.mixture_max_error < 1e-4 for s in seeds)
+    )
+    assert sound or claim.verdict != "claim"
+    assert claim.sentence

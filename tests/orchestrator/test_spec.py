@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from golf_core.config import GolfConfig, preset
+from golf_core.errors import ConfigError
+from orchestrator.spec import Baseline, DataFiles, Job, load_job, parse_changes
+
+PROJECT = Path(__file__).parents[2]
+SMOKE = PROJECT / "jobs" / "smoke.yaml"
+THREE_SEED = PROJECT / "jobs" / "three_seed.yaml"
+SMALLEST = "name: x\npreset: small\nseeds: [1]\ndata: sample\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "job.yaml"
+
+
+def mistakes(file: Path, text: str | bytes, *changes: str) -> list[str]:
+    """The lines of the error that the job `text` gives, without the file's name in front."""
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_job(file, parse_changes(changes))
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith((f"{file}: ", "--set")) for line in lines), lines
+    return [line.removeprefix(f"{file}: ") for line in lines]
+
+
+# --- the job files of the project ---
+
+
+def test_smoke() -> None:
+    job = load_job(SMOKE)
+    assert (job.name, job.preset, job.seeds, job.data) == ("smoke", "small", (42, 1337, 2024), "sample")
+    assert (job.resources.ranks, job.resources.cpus_per_rank, job.resources.gpus_per_rank) == (1, 1.0, 0)
+    assert job.config.train.wallclock_seconds is None
+    assert job.baseline is not None and job.baseline.bpb is None
+
+
+def test_three_seed() -> None:
+    job = load_job(THREE_SEED)
+    assert (job.resources.ranks, job.resources.accelerator, job.resources.gpus_per_rank) == (8, "H100", 1)
+    assert isinstance(job.data, DataFiles)
+    assert job.config == GolfConfig()
+    assert job.budgets.artifact_bytes == 16_000_000
+    assert job.baseline is not None
+    assert job.baseline.mean_bpb == pytest.approx(1.11937967, abs=1e-8)
+    assert 1 / (math.log(2) * job.baseline.bytes_per_token) == pytest.approx(0.59226, abs=5e-6)
+
+
+@pytest.mark.parametrize("path", [SMOKE, THREE_SEED])
+def test_job_files_are_executable_and_begin_with_their_interpreter(path: Path) -> None:
+    assert path.stat().st_mode & stat.S_IXUSR
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("#!/usr/bin/env -S ")
+    assert len(first) < 127  # kernels before 5.1 cut the line there
+
+
+@pytest.mark.parametrize("own_environment", [True, False])
+@pytest.mark.parametrize("path", [SMOKE, THREE_SEED])
+def test_a_job_file_runs_itself_from_the_project_folder(path: Path, own_environment: bool, tmp_path: Path) -> None:
+    (tmp_path / "orchestrator").mkdir()
+    (tmp_path / "orchestrator" / "__init__.py").touch()
+    (tmp_path / "orchestrator" / "__main__.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))\n")
+    (tmp_path / "jobs").mkdir()
+    copy = tmp_path / "jobs" / path.name
+    copy.write_text(path.read_text())
+    copy.chmod(0o755)
+    right, wrong = tmp_path / ".venv" / "bin", tmp_path / "elsewhere"
+    if not own_environment:
+        right, wrong = tmp_path / "on-path", tmp_path / "nowhere"
+    for folder, content in ((right, f'exec "{sys.executable}" "$@"'), (wrong, "exit 9")):
+        folder.mkdir(parents=True)
+        (folder / "python").write_text(f"#!/bin/sh\n{content}\n")
+        (folder / "python").chmod(0o755)
+    first = wrong if own_environment else right
+    environment = {**os.environ, "PATH": f"{first}:/usr/bin:/bin"}
+    # As `ray job submit jobs/x.yaml` does it: a shell in the project's folder is given the path.
+    command = f"jobs/{path.name} --set 'overrides.a=b c'"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["run", f"jobs/{path.name}", "--set", "overrides.a=b c"]
+
+
+# --- resolution ---
+
+
+def test_defaults(file: Path) -> None:
+    file.write_text(SMALLEST)
+    job = load_job(file)
+    assert job.min_seeds_for_claim == 3
+    assert (job.budgets.train_seconds, job.budgets.eval_seconds) == (600.0, 600.0)
+    assert (job.mlflow.tracking_uri, job.mlflow.experiment) == (None, "parameter-golf")
+    assert (job.baseline, job.output, job.config) == (None, "runs", preset("small"))
+
+
+def test_headings_without_fields_mean_the_defaults(file: Path) -> None:
+    file.write_text(SMALLEST + "overrides:\nresources:\nbudgets:\nmlflow:\nbaseline:\n")
+    bare = file.with_name("bare.yaml")
+    bare.write_text(SMALLEST)
+    assert load_job(file) == load_job(bare)
+
+
+def test_overrides_nested_and_dotted(file: Path) -> None:
+    file.write_text(SMALLEST + "overrides: {train: {muon_lr: 1e-3}, train.iterations: 7, model.ve_layers: [3]}\n")
+    config = load_job(file).config
+    assert (config.train.muon_lr, config.train.iterations, config.model.ve_layers) == (1e-3, 7, (3,))
+
+
+def test_the_clock_follows_the_budget() -> None:
+    assert load_job(THREE_SEED, {"budgets.train_seconds": 60}).config.train.wallclock_seconds == 60
+    assert load_job(THREE_SEED, {"overrides.train.wallclock_seconds": 30}).config.train.wallclock_seconds == 30
+    assert load_job(THREE_SEED, {"overrides.train.wallclock_seconds": None}).config.train.wallclock_seconds is None
+    assert load_job(SMOKE, {"overrides.train.wallclock_seconds": 5.5}).config.train.wallclock_seconds == 5.5
+    for path in (SMOKE, THREE_SEED):
+        with pytest.raises(ConfigError, match=r"wallclock_seconds: 601 s .* budgets\.train_seconds .*600 s"):
+            load_job(path, {"overrides.train.wallclock_seconds": 601})
+
+
+def test_changes_replace_fields_of_any_kind() -> None:
+    texts = (
+        *("resources.ranks=2", "seeds=[7, 8]", "data.path=/x", "data.tokenizer=/y.model", "baseline=null"),
+        *("overrides.train.iterations=10", "overrides.train={muon_lr: 0.5}", "name=other", "name=last"),
+    )
+    job = load_job(SMOKE, parse_changes(texts))
+    assert (job.resources.ranks, job.seeds, job.baseline, job.name) == (2, (7, 8), None, "last")
+    assert job.data == DataFiles(path="/x", tokenizer="/y.model")
+    assert (job.config.train.iterations, job.config.train.muon_lr) == (10, 0.5)
+
+
+def test_a_change_wins_over_the_same_override_in_the_file(file: Path) -> None:
+    file.write_text(SMALLEST + "overrides: {train: {iterations: 5}, train.log_every: 2}\n")
+    changes = {"overrides.train": {"log_every": 3}, "overrides.train.iterations": 9}
+    config = load_job(file, changes).config
+    assert (config.train.iterations, config.train.log_every) == (9, 3)
+    assert load_job(file, {"overrides": {}}).config == preset("small")
+
+
+def test_digest_depends_on_meaning_and_not_on_spelling(file: Path) -> None:
+    file.write_text(SMALLEST)
+    other = file.with_name("other.yaml")
+    other.write_text("data: 'sample' # text\nseeds: [0x1]\npreset: small\nname: x\nbudgets: {train_seconds: 600.0}\n")
+    assert load_job(file).digest == load_job(other).digest
+    assert load_job(file, {"seeds": [2]}).digest != load_job(file).digest
+    assert load_job(file, {"overrides.train.iterations": 9}).digest != load_job(file).digest
+
+
+@pytest.mark.parametrize("path", [SMOKE, THREE_SEED])
+def test_a_job_reads_back_from_its_record(path: Path) -> None:
+    job = load_job(path)
+    again = Job.from_dict(json.loads(json.dumps(job.to_dict())))
+    assert again == job
+    assert again.digest == job.digest
+
+
+def test_a_damaged_record_is_named() -> None:
+    values = load_job(SMOKE).to_dict()
+    with pytest.raises(ConfigError, match=r"result\.json: seeds: missing"):
+        Job.from_dict({k: v for k, v in values.items() if k != "seeds"}, where="result.json")
+    with pytest.raises(ConfigError, match=r"job\.config"):
+        Job.from_dict({k: v for k, v in values.items() if k != "config"})
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        Job.from_dict([])  # type: ignore[arg-type]
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sedes: [1]", "sedes: no such field; did you mean 'seeds'?"),
+        ("resources: {rank: 2}", "resources.rank: no such field; did you mean 'ranks'?"),
+        (
+            "overrides: {train: {iteration: 2}}",
+            "overrides.train.iteration: no such field; did you mean 'iterations'?",
+        ),
+        ("overrides: {trian.iterations: 2}", "overrides.trian: no such field; did you mean 'train'?"),
+        ("overrides: {train: 5}", "overrides.train: is a group of fields"),
+        ("overrides: {train: {iterations: many}}", "overrides.train.iterations: expected int, got 'many'"),
+        ("overrides: {train: {iterations: true}}", "overrides.train.iterations: expected int, got True"),
+        ("overrides: {train.muon_lr: null}", "overrides.train.muon_lr: got null; give a number"),
+        ("overrides: {train.muon_lr: .nan}", "overrides.train.muon_lr: got nan; give a finite number"),
+        ("overrides: {model.ve_layers: [9]}", "overrides.model.ve_layers: [9] names a block outside"),
+        ("overrides: {train: {log_every: 2}, train.log_every: 3}", "overrides.train.log_every: given twice"),
+        ("overrides: [1]", "overrides: got [1]; give a mapping"),
+        ("resources: {ranks: true}", "resources.ranks: got true; give a whole number from 1 to 8"),
+        ("resources: {ranks: 2.0}", "resources.ranks: got 2.0; give a whole number"),
+        ("resources: {ranks: 9}", "resources.ranks: got 9"),
+        (
+            "resources: {ranks: 8}\noverrides: {train.micro_batches: 4}",
+            "resources.ranks: 8 ranks cannot share",
+        ),
+        ("resources: {cpus_per_rank: 0}", "resources.cpus_per_rank: got 0; give a number above 0"),
+        ("resources: {accelerator: ''}", "resources.accelerator: got ''; give a GPU's name"),
+        ("budgets: {artifact_bytes: 1.5}", "budgets.artifact_bytes: got 1.5; give a whole number above 0"),
+        ("budgets: {eval_seconds: .inf}", "budgets.eval_seconds: got inf; give a finite number"),
+        ("budgets: {eval_seconds: yes}", "budgets.eval_seconds: got true; give a number above 0"),
+        (
+            "baseline: {name: b, mean: 1.1}",
+            "baseline.bytes_per_token: missing; give a number above 0, the bytes per token",
+        ),
+        ("baseline: {name: b, bytes_per_token: 2}", "baseline: wants either bpb"),
+        ("baseline: {name: b, bytes_per_token: 2, mean: 1, bpb: [1, 2]}", "baseline: wants either bpb"),
+        (
+            "baseline: {name: b, bytes_per_token: 2, bpb: [1.1]}",
+            "baseline.bpb: got [1.1]; give a list of two or more",
+        ),
+        ("baseline: {name: b, bytes_per_token: 2, bpb: [1, x]}", "baseline.bpb[1]: got 'x'; give a list"),
+        ("min_seeds_for_claim: 1", "min_seeds_for_claim: got 1"),
+        ('mlflow: {"\\e[31m\\n": 1}', "mlflow.\\x1b[31m\\n: no such field"),
+        ("mlflow: {experiment: ''}", "mlflow.experiment: got ''"),
+        ("output: 3", "output: got 3"),
+    ],
+)
+def test_one_mistake_one_sentence(file: Path, line: str, expected: str) -> None:
+    (found,) = mistakes(file, f"{SMALLEST}{line}\n")
+    assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seeds=[3, 4, 3]", "--set: seeds: seed 3 given more than once"),
+        ("seeds=[3, 4, 3, 4]", "--set: seeds: seeds 3, 4 given more than once"),
+        ("seeds=[]", "--set: seeds: got []; give a list of one or more"),
+        ("seeds=3", "--set: seeds: got 3; give a list"),
+        ("seeds=[true]", "--set: seeds[0]: got true"),
+        ("seeds=[-1]", "--set: seeds[0]: got -1"),
+        ("seeds=[1.0]", "--set: seeds[0]: got 1.0"),
+        ("seeds=!!set {1, 2}", "--set: seeds: YAML reads this as a set"),
+        ("name=a/b", "--set: name: got 'a/b'; give a name"),
+        ("name=..", "--set: name: got '..'"),
+        ("name=2026-03-25", "--set: name: YAML reads this as a date; put text in quotes"),
+        ("preset=smal", "--set: preset: got 'smal'; give record or small"),
+        ("data=smaple", "--set: data: got 'smaple'; give the word sample, or a mapping"),
+        ("data.pth=x", "--set: data.pth: no such field; did you mean 'path'?"),
+        ("resources.rank=1", "--set: resources.rank: no such field"),
+        ("overrides.train.iteration=1", "--set: overrides.train.iteration: no such field"),
+        ("overrides=1", "--set: overrides: got 1"),
+        ("overrides.train.batch_tokens=1e400", "--set: overrides.train.batch_tokens: got inf"),
+        ("resources", "--set resources: not of the form field=value"),
+        ("a..b=1", "--set a..b=1: not of the form field=value"),
+        ("seeds=[1", "--set seeds=[1: line 1: not YAML"),
+    ],
+)
+def test_a_mistaken_change_is_named_as_such(file: Path, change: str, expected: str) -> None:
+    found = mistakes(file, SMALLEST, change)
+    assert any(line.startswith(expected) for line in found), found
+
+
+def test_every_mistake_is_listed(file: Path) -> None:
+    found = mistakes(
+        file,
+        "prest: small\npreset: small\nname: x y\nseeds: [1, 1]\ndata: {path: a}\n"
+        "baseline: {name: b, mean: 1.0}\nresources: {ranks: no, rank: 1}\n"
+        "overrides: {train: {iteration: 3, muon_lr: fast}, model.num_layer: 4}\n",
+    )
+    fields = [line.split(": ")[0] for line in found]
+    assert sorted(fields) == sorted(
+        [
+            *("name", "seeds", "data.tokenizer", "resources.ranks", "resources.rank"),
+            *("baseline.bytes_per_token", "prest"),
+            *("overrides.train.iteration", "overrides.train.muon_lr", "overrides.model.num_layer"),
+        ]
+    )
+
+
+def test_one_wrong_override_brings_no_second_error_about_a_default(file: Path) -> None:
+    text = f"{SMALLEST}overrides: {{train.batch_tokens: 1000, train.seq_len: 100}}\n"
+    (found,) = mistakes(file, text)
+    assert found.startswith("overrides.train.batch_tokens: 1000 is not a multiple")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "holds nothing, not a mapping of fields"),
+        ("- 1\n", "holds [1], not a mapping of fields"),
+        ("name: x\nname: y\n", "line 2: the field 'name' is given twice"),
+        ("resources:\n  ranks: 1\n  'ranks': 2\n", "line 3: the field 'ranks' is given twice"),
+        ("name: x\n  seeds: [\n", "line 2: not YAML"),
+        ("name: [x\n", "line 2: not YAML"),
+        ("a: &a [x]\nb: *a\n", "line 2: aliases (*name) are not read here"),
+        ("a: !!python/object/apply:os.system [x]\n", "line 1: not YAML (could not determine a constructor"),
+        ('"\\e[31m\\n": b\n"\\e[31m\\n": b\n', "line 2: the field '\\x1b[31m\\n' is given twice"),
+        ("1: x\n", "1: is not a field's name"),
+        ("name: !!binary aGk=\n", "name: YAML reads this as a bytes"),
+        ("name: 2024-13-45\n", "holds a value that YAML cannot read (month must be in 1..12)"),
+        (f"seeds: [{'9' * 5000}]\n", "holds a value that YAML cannot read"),
+        (f"seeds: [0x{'f' * 5000}]\n", "seeds[0]: got a whole number of more than 63 bits"),
+        ("[" * 5000, "nested too deeply"),
+        ("name: \x00\n", "not YAML"),
+        (b"name: x\nseeds: \xff\n", "line 2: not UTF-8 text"),
+        ("# " + "x" * 1_000_000, "larger than 1,000,000 bytes"),
+        ("---\nname: x\n---\nname: y\n", "line 3: not YAML"),
+    ],
+)
+def test_files_that_are_no_job(file: Path, text: str | bytes, expected: str) -> None:
+    (found,) = mistakes(file, text)
+    assert found.startswith(expected)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_job(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_job(tmp_path)
+
+
+# --- whatever is in it ---
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=4),
+    st.dates(),
+    st.sampled_from(["sample", "small", "record", 0, 1, -1, 10**400, "a.b"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+config_fields = [
+    f"{group}.{name}"
+    for group, fields in load_job(SMOKE).to_dict()["config"].items()
+    if group != "compile"
+    for name in fields
+]
+fields = st.sampled_from(
+    [
+        *(
+            "name",
+            "preset",
+            "overrides",
+            "seeds",
+            "min_seeds_for_claim",
+            "data",
+            "data.path",
+            "resources",
+            "budgets",
+        ),
+        *("resources.ranks", "resources.cpus_per_rank", "resources.accelerator", "budgets.train_seconds"),
+        *(
+            "budgets.artifact_bytes",
+            "baseline",
+            "baseline.bpb",
+            "baseline.mean",
+            "mlflow",
+            "mlflow.tracking_uri",
+        ),
+        *("output", "nonsense", "overrides.nonsense", "overrides.train", "overrides.compile"),
+        *(f"overrides.{name}" for name in config_fields),
+    ]
+)
+quiet = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def accepts_or_explains(path: Path, changes: dict[str, Any]) -> None:
+    try:
+        job = load_job(path, changes)
+    except ConfigError as error:
+        assert str(error).strip()
+        assert all(": " in line and line.isprintable() for line in str(error).splitlines())
+    else:
+        assert Job.from_dict(json.loads(json.dumps(job.to_dict(), allow_nan=False))) == job
+        assert len(job.digest) == 64
+
+
+@quiet
+@given(st.dictionaries(fields, values, max_size=4))
+@example({"overrides.model.num_heads": 0})
+@example({"overrides.train.seq_len": 0})
+@example({"overrides.evaluate.seq_len": 0})
+@example({"overrides.model.model_dim": 10**400})
+def test_any_change_is_accepted_or_explained(changes: dict[str, Any]) -> None:
+    accepts_or_explains(SMOKE, changes)
+
+
+@quiet
+@given(st.dictionaries(fields.map(lambda name: name.split(".")[0]), values, max_size=12))
+def test_any_yaml_mapping_is_accepted_or_explained(tmp_path: Path, document: dict[str, Any]) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    accepts_or_explains(path, {})
+
+
+@quiet
+@given(st.one_of(st.binary(max_size=200), st.text("ab:-[]{}#&*!|>'\"%@,? \n\t0.e\\", max_size=60).map(str.encode)))
+def test_any_bytes_are_accepted_or_explained(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content)
+    accepts_or_explains(path, {})
+
+
+def test_a_baseline_mean_is_computed_from_its_seeds() -> None:
+    assert Baseline(name="b", bpb=(1.0, 2.0), bytes_per_token=2.0).mean_bpb == 1.5
+    assert Baseline(name="b", mean=1.25, bytes_per_token=2.0).mean_bpb == 1.25
