@@ -127,7 +127,10 @@ def _show(result: object, folder: Path) -> None:
     from orchestrator.table import claim_table
 
     assert isinstance(result, RunResult)
-    Console().print(claim_table(result))
+    console = Console()
+    if not console.is_terminal:  # a file has room for whole lines
+        console = Console(width=120)
+    console.print(claim_table(result))
     _say(f"results: {folder}   (golf ui {folder.parent} opens MLflow)")
     if any(seed.status != "finished" for seed in result.seeds):
         sys.exit(1)

@@ -13,6 +13,7 @@ from orchestrator.worker import Rank
 
 POLL_S = 0.5
 GROUP_POLL_S = 0.2
+DISPOSE_S = 2.0
 
 
 class Placement:
@@ -99,6 +100,8 @@ class Gang:
         """End all ranks and give their room back, whatever they are doing."""
         import ray
 
+        # A moment to remove their files; a stage in the middle of its work is not waited for.
+        ray.wait([actor.dispose.remote() for actor in self._actors], num_returns=len(self._actors), timeout=DISPOSE_S)
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
         self._placement.remove()
@@ -113,6 +116,7 @@ def _with_io_methods(cls: type) -> type:
 
     class RankActor(cls):
         events = ray.method(concurrency_group="io")(cls.events)  # type: ignore[attr-defined]
+        dispose = ray.method(concurrency_group="io")(cls.dispose)  # type: ignore[attr-defined]
 
     return RankActor
 

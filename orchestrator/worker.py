@@ -117,6 +117,10 @@ class Rank:
             self._events.clear()
         return events
 
+    def dispose(self) -> None:
+        """Remove this rank's folder; the rank is of no use afterwards."""
+        self._folder.cleanup()
+
     def _keep(self, event: Event) -> None:
         with self._lock:
             self._events.append(event)

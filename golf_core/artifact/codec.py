@@ -20,7 +20,7 @@ from golf_core.artifact.quantize import Quantized
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError, ConfigError
 from golf_core.files import write_bytes
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, expected_shapes, model_from
 from golf_core.records import from_dict, to_dict
 
 MAGIC = b"GOLFART1"
@@ -80,14 +80,12 @@ def load_artifact(path: Path) -> GPT:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); name an artifact file (model.golf)") from None
     config, tensors = decode(data, str(path))
-    model = GPT(config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = expected_shapes(config)
     found = {name: tuple(tensor.values.shape) for name, tensor in tensors.items()}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ArtifactError(f"{path}: its tensors do not fit its own model description (first: {differing[0]})")
-    model.load_state_dict({name: tensor.dequantize() for name, tensor in tensors.items()})
-    return model
+    return model_from(config, {name: tensor.dequantize() for name, tensor in tensors.items()})
 
 
 def _decompress(data: bytes, where: str) -> bytes:
@@ -98,7 +96,7 @@ def _decompress(data: bytes, where: str) -> bytes:
         raise ArtifactError(f"{where}: not an artifact, or damaged ({error})") from None
     if not decoder.eof:
         reason = "unpacks to more than an artifact may" if len(raw) >= MAX_UNPACKED else "is cut short"
-        raise ArtifactError(f"{where}: {reason}; copy or export it again")
+        raise ArtifactError(f"{where}: not an artifact, or damaged (it {reason}); copy or export it again")
     if decoder.unused_data:
         raise ArtifactError(f"{where}: {len(decoder.unused_data)} bytes follow the compressed data")
     return raw

@@ -16,7 +16,7 @@ from golf_core.artifact.quantize import quantize_all
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError
 from golf_core.files import atomic_writer, sha256, write_bytes
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, expected_shapes, model_from
 from golf_core.results import ExportResult
 
 ARTIFACT_NAME = "model.golf"
@@ -53,7 +53,7 @@ def program_bytes() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         entries = {f"golf_core/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
-        entries["__main__.py"] = b"from golf_core.__main__ import main\n\nraise SystemExit(main())\n"
+        entries["__main__.py"] = b"from golf_core.__main__ import entry\n\nentry()\n"
         for name, content in entries.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
     return buffer.getvalue()
@@ -77,8 +77,7 @@ def load_checkpoint(path: Path, config: ModelConfig) -> GPT:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"{path}: not a checkpoint that holds weights alone ({reason})") from None
-    model = GPT(config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = expected_shapes(config)
     found = {name: tuple(v.shape) for name, v in weights.items()} if isinstance(weights, dict) else {}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -86,5 +85,4 @@ def load_checkpoint(path: Path, config: ModelConfig) -> GPT:
             f"{path}: its tensors do not fit the configured model (first: {differing[0]}, "
             f"found {found.get(differing[0])}, expected {expected.get(differing[0])})"
         )
-    model.load_state_dict(weights)
-    return model
+    return model_from(config, weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,9 +43,7 @@ class GPT(nn.Module):
         nn.init.zeros_(self.bigram.embed.weight)
         if self.ve_shared is not None:
             nn.init.normal_(self.ve_shared.embed.weight, std=config.ve_init_std)
-        if config.table_dtype == "bfloat16":
-            for table in embedding_tables(self):
-                table.data = table.data.bfloat16()
+        _store_tables(self)
 
     def hidden(self, ids: Tensor) -> Tensor:
         """ids [batch, length] to final normed states [batch, length, model_dim], in the compute dtype."""
@@ -96,6 +96,25 @@ class GPT(nn.Module):
                 module.qat_temperature = temperature
 
 
+def model_from(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
+    """The model with the given weights, on the CPU, without the cost of initialising it first.
+
+    `weights` must have the model's names and shapes; vectors and matrices become float32, tables the
+    configured type.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+    _store_tables(model)
+    return model
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the state dict of a model with this configuration."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+
+
 def embedding_tables(model: GPT) -> list[nn.Parameter]:
     """The embedding tables, which have an optimizer group of their own."""
     modules = [model.tok_emb, model.bigram.embed]
@@ -109,6 +128,12 @@ def adapted_names(model: GPT, last_blocks: int) -> list[str]:
     prefixes = tuple(f"blocks.{i}." for i in range(len(model.blocks) - last_blocks, len(model.blocks)))
     marks = ("norm", "scale", "lm_head", "tok_emb")
     return [n for n, _ in model.named_parameters() if n.startswith(prefixes) or any(m in n for m in marks)]
+
+
+def _store_tables(model: GPT) -> None:
+    if model.config.table_dtype == "bfloat16":
+        for table in embedding_tables(model):
+            table.data = table.data.bfloat16()
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:

@@ -219,6 +219,21 @@ def test_occupied_folder_is_refused(tmp_path: Path, jsonl: Path, tokenizer: Path
     assert export_file(jsonl, tokenizer, out) == load_manifest(out)
 
 
+def test_folder_filled_meanwhile_is_refused(tmp_path: Path, texts: list[str], tokenizer: Path) -> None:
+    out = tmp_path / "out"
+
+    def documents():
+        yield "train", texts[0]
+        yield "val", texts[1]
+        out.mkdir()
+        (out / "precious").write_text("mine")
+
+    with pytest.raises(DataError, match="out: exists and is not an empty folder"):
+        export_documents(documents(), tokenizer, out, "made up")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "precious").read_text() == "mine"
+
+
 def test_tokenizer_must_have_the_challenges_bos(tmp_path: Path, jsonl: Path) -> None:
     path = tmp_path / "t.model"
     sentencepiece.SentencePieceTrainer.train(

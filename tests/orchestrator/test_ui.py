@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from golf_core.errors import UserError
+from golf_core.events import Event
+from orchestrator.tracking import Tracker, default_uri
+from orchestrator.ui import NoResultsError, serve
+
+EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 60_000
+STEPS, CHUNKS = 120, 12
+TABLE = "| score | mean BPB |\n|---|---|\n| mixture | 1.98765 |"
+
+
+@contextmanager
+def serving(uri: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`serve` in a process of its own on a free port, and the line that it prints."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = "import sys; from orchestrator.ui import serve; serve(sys.argv[1], int(sys.argv[2]))"
+    server = subprocess.Popen([sys.executable, "-c", program, uri, str(port)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server, server.stdout.readline()
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def answers(line: str) -> bool:
+    port = int(line.removeprefix("MLflow: http://127.0.0.1:").partition("/")[0])
+    with closing(socket.socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fill(output: Path) -> tuple[str, str, str]:
+    """A store with one small run in it; ids of experiment, parent and child."""
+    log = output / "events.jsonl"
+    log.write_text('{"kind": "note", "message": "seen through the pages"}\n')
+    tracker = Tracker(default_uri(output), "parameter-golf", pytest.fail)
+    tracker.start("smoke-1", {"preset": "small", "train.iterations": STEPS}, {"verdict": "running"}, "")
+    tracker.seed_started(42, {"seed": 42}, {"seed": "42"})
+    began = time.time() - 300
+    for step in range(1, STEPS + 1):
+        figures = {"loss": 3.5 + 3.4 / step**0.5, "lr_factor": min(1.0, (STEPS - step) / 70)}
+        figures |= {"ms_per_step": 210.0, "tokens_per_s": 19_500.0}
+        tracker.seed_event(42, Event("train_step", {"step": step, **figures}, began + step))
+    for chunk in range(1, CHUNKS + 1):
+        bpb = {
+            f"bpb_{name}": 2.0 + gap + 0.5 / chunk for name, gap in zip(("neural", "mixture"), (0.1, 0.0), strict=True)
+        }
+        weights = {name: (1.0 if name == "neural" else 0.1 * chunk) / (1 + 0.4 * chunk) for name in EXPERTS}
+        tracker.seed_event(42, Event("chunk", {"chunk": chunk, **bpb, "weights": weights}, began + 200 + chunk))
+    metrics = {"bpb_neural": 2.04321, "bpb_mixture": 1.98765, "artifact_bytes": 765_432.0}
+    tracker.seed_finished(42, metrics, {"status": "finished", "hardware": "2 CPU cores"}, [log], ok=True)
+    tags = {"verdict": "too few seeds"}
+    tracker.finish({"bpb_mixture_mean": 1.98765}, tags, [log], f"**too few seeds**: one of three\n\n{TABLE}", ok=True)
+    assert tracker.close(60) == 0
+    return ids(output, tracker)
+
+
+def ids(output: Path, tracker: Tracker) -> tuple[str, str, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(default_uri(output))
+    parent = client.get_run(tracker.parent_run_id)
+    experiment = parent.info.experiment_id
+    (child,) = client.search_runs([experiment], "tags.seed = '42'")
+    return experiment, parent.info.run_id, child.info.run_id
+
+
+class Pages:
+    """The store's pages in a real browser."""
+
+    def __init__(self, page: Any, base: str, runs_page: str, run_ids: tuple[str, str, str]) -> None:
+        self.page, self.base, self.runs_page = page, base, runs_page
+        self.experiment, self.parent, self.child = run_ids
+
+    def open(self, path: str, *texts: str) -> str:
+        """Text of the page at `path` once all of `texts` are to be seen."""
+        self.page.goto("about:blank")  # else a change after '#' alone reloads nothing
+        self.page.goto(path if path.startswith("http") else f"{self.base}/#/experiments/{self.experiment}/{path}")
+        for text in texts:
+            self.page.get_by_text(text).first.wait_for(timeout=PATIENCE_MS)
+        return str(self.page.inner_text("body"))
+
+    def shoot(self, path: Path) -> None:
+        """Save a picture of the page, and see that there is something on it."""
+        from PIL import Image
+
+        self.page.screenshot(path=path)
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+        assert image.size == (1600, 1400)
+        assert len(image.getcolors(1 << 24) or ()) > 50
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(names)} is on the path")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    output = tmp_path_factory.mktemp("out")
+    run_ids = fill(output)
+    profile = tmp_path_factory.mktemp("profile")
+    with serving(default_uri(output)) as (_, line), api.sync_playwright() as driver:
+        assert line.startswith("MLflow: http://127.0.0.1:"), line
+        runs_page = line.split()[1]
+        context = driver.chromium.launch_persistent_context(
+            profile, executable_path=browser, args=ARGUMENTS, viewport={"width": 1600, "height": 1400}
+        )
+        try:
+            yield Pages(context.new_page(), runs_page.partition("/#")[0], runs_page, run_ids)
+        finally:
+            context.close()
+
+
+@pytest.mark.browser
+def test_printed_address_shows_the_run(pages: Pages, tmp_path: Path) -> None:
+    pages.open(pages.runs_page, "smoke-1")
+    pages.shoot(tmp_path / "runs.png")
+
+
+@pytest.mark.browser
+def test_parent_page(pages: Pages, tmp_path: Path) -> None:
+    text = pages.open(f"runs/{pages.parent}", "bpb_mixture_mean", "too few seeds", "train.iterations")
+    for figure in ("1.98765", "verdict", "one of three", "seed 42", "Finished"):
+        assert figure in text, figure
+    pages.shoot(tmp_path / "parent.png")
+
+
+@pytest.mark.browser
+def test_child_page(pages: Pages, tmp_path: Path) -> None:
+    text = pages.open(f"runs/{pages.child}", "bpb_mixture", "hardware")
+    for figure in ("2.04321", "1.98765", "765432", "2 CPU cores", "smoke-1"):
+        assert figure in text, figure
+    pages.shoot(tmp_path / "child.png")
+
+
+@pytest.mark.browser
+def test_charts_of_the_child(pages: Pages, tmp_path: Path) -> None:
+    text = pages.open(f"runs/{pages.child}/model-metrics", "lr_factor", "bpb_neural")
+    for name in ("loss", "bpb_mixture", "weight_entropy", "weight_unigram"):
+        assert name in text, name
+    # A chart is there when its line is.
+    pages.page.locator(".js-plotly-plot .scatterlayer path.js-line").first.wait_for(timeout=PATIENCE_MS)
+    pages.page.wait_for_timeout(1500)  # for the other charts on the screen
+    assert pages.page.locator(".js-plotly-plot .scatterlayer path.js-line").count() >= 4
+    pages.shoot(tmp_path / "charts.png")
+
+
+@pytest.mark.browser
+def test_files_of_the_child(pages: Pages, tmp_path: Path) -> None:
+    pages.open(f"runs/{pages.child}/artifacts", "events.jsonl")
+    pages.page.get_by_text("events.jsonl").first.click()
+    pages.page.get_by_text("seen through the pages").first.wait_for(timeout=PATIENCE_MS)
+    pages.shoot(tmp_path / "files.png")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("empty")
+    tracker = Tracker(default_uri(output), "parameter-golf", pytest.fail)
+    tracker.start("run", {}, {}, "")
+    assert tracker.close(60) == 0
+    return default_uri(output)
+
+
+def test_ends_with_sigterm(empty_store: str) -> None:
+    with serving(empty_store) as (server, line):
+        assert answers(line)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
+        assert not answers(line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_no_server_outlives_a_killed_command(empty_store: str) -> None:
+    with serving(empty_store) as (server, line):
+        assert answers(line)
+        os.kill(server.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while answers(line) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not answers(line)
+
+
+def test_no_results_yet(tmp_path: Path) -> None:
+    with pytest.raises(NoResultsError, match=r"mlflow\.db: no results yet; run `golf run jobs/smoke\.yaml` first"):
+        serve(default_uri(tmp_path), None)
+
+
+def test_port_taken(empty_store: str) -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: cannot listen"):
+            serve(empty_store, port)
+
+
+def test_address_of_a_server_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    serve("https://mlflow.example.org", None)
+    assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
