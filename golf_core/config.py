@@ -227,10 +227,10 @@ def small() -> GolfConfig:
         train=TrainConfig(
             batch_tokens=4096,
             seq_len=256,
-            iterations=120,
+            iterations=100,
             wallclock_seconds=None,
             warmup_steps=2,
-            warmdown_steps=70,
+            warmdown_steps=60,
             muon_momentum_warmup_steps=60,
             muon_dtype="float32",
             ema_decay=0.95,

@@ -55,12 +55,17 @@ def evaluate(run_folder: RunFolder, set_: Changes = None, address: Address = Non
 
 
 @app.command()
-def show(run_folder: RunFolder) -> None:
+def show(
+    run_folder: RunFolder,
+    csv: Annotated[Path | None, typer.Option(help="Also write one line of figures per seed to this file.")] = None,
+) -> None:
     """Print the claim table of a finished run, judged anew from its seeds' results."""
-    from golf_core import records
-    from orchestrator.claim import RunResult
+    from orchestrator.rerun import judged_anew, seed_frame
 
-    _show(records.load(RunResult, run_folder / "result.json"), run_folder)
+    result = judged_anew(run_folder)
+    if csv is not None:
+        seed_frame(result).to_csv(csv, index=False)
+    _show(result, run_folder)
 
 
 @app.command()

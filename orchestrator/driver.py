@@ -88,7 +88,7 @@ class _Driver:
         threads = []
         for seed, run in self._runs.items():
             placement = Placement(self._job.resources)
-            if not placement.wait(self._stopped.is_set):
+            if not placement.wait(self._stopped):
                 placement.remove()
                 break
             run.folder.mkdir()

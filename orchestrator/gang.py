@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from orchestrator.spec import Resources
 from orchestrator.worker import Rank
 
 POLL_S = 0.5
-GROUP_POLL_S = 0.2
+GROUP_POLL_S = 0.3
 DISPOSE_S = 2.0
 
 
@@ -29,17 +30,19 @@ class Placement:
         self.resources = resources
         self.group = placement_group([dict(bundle) for _ in range(resources.ranks)], strategy="STRICT_PACK")
 
-    def wait(self, stopped: Callable[[], bool]) -> bool:
-        """Wait until the room is ours; False if `stopped()` says so first.
+    def wait(self, stopped: threading.Event) -> bool:
+        """Wait until the room is ours; False if `stopped` is set first.
 
         Raises `ClusterError` when Ray finds that no node can hold the gang.
         """
         from ray.util.placement_group import placement_group_table
 
-        while not stopped():
-            if self.group.wait(timeout_seconds=GROUP_POLL_S):
+        # Not PlacementGroup.wait: it cuts its time-out to whole seconds, and 0 of them make a busy loop.
+        while not stopped.wait(timeout=GROUP_POLL_S):
+            state = placement_group_table(self.group).get("state")
+            if state == "CREATED":
                 return True
-            if placement_group_table(self.group).get("state") == "INFEASIBLE":
+            if state == "INFEASIBLE":
                 raise ClusterError("resources: no node of the cluster can hold one seed's gang any more")
         return False
 

@@ -25,7 +25,7 @@ class MlflowRun:
     """The parent run (the claim) and a child for each seed. Never fails a run: see `Tracker`."""
 
     def __init__(self, job: Job, folder: Path, origin: Mapping[str, str], say: Callable[[str], None]) -> None:
-        self._folder = folder
+        self._folder, self._say = folder, say
         uri = job.mlflow.tracking_uri or default_uri(folder.parent)
         self._tracker = Tracker(uri, job.mlflow.experiment, say)
         self._params = flatten(job.to_dict())
@@ -71,7 +71,9 @@ class MlflowRun:
         files = [self._folder / "result.json", self._folder / "job.json"]
         ok = finished == len(result.seeds)
         self._tracker.finish(metrics, tags, files, description, ok)
-        self._tracker.close(CLOSE_TIMEOUT_S)
+        missing = self._tracker.close(CLOSE_TIMEOUT_S)
+        if missing:
+            self._say(f"MLflow: {missing} items were not written; the run's folder has them all")
 
 
 def _as_text(result: RunResult) -> str:

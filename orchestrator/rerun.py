@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.records import nearest
-from orchestrator.claim import SeedResult
+from orchestrator.claim import RunResult, SeedResult, judge
+from orchestrator.mlflow_run import seed_metrics
 from orchestrator.seed_run import ARTIFACT, RESULT, EarlierSeed
 from orchestrator.spec import Job
+
+if TYPE_CHECKING:
+    import pandas
 
 JOB = "job.json"
 
@@ -40,12 +45,29 @@ def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
     return Job.from_dict(values, where=str(path))
 
 
+def judged_anew(folder: Path) -> RunResult:
+    """The result of a finished run, with the claim computed again from its job and its seeds' results."""
+    result = records.load(RunResult, folder / RESULT)
+    return replace(result, claim=judge(Job.from_dict(result.job, where=str(folder / RESULT)), result.seeds))
+
+
+def seed_frame(result: RunResult) -> pandas.DataFrame:
+    """One row a seed: seed, status, error, and its final figures under their MLflow names."""
+    import pandas
+
+    rows = [{"seed": s.seed, "status": s.status, "error": s.error, **seed_metrics(s)} for s in result.seeds]
+    return pandas.DataFrame(rows)
+
+
 def earlier_seed(folder: Path, seed: int) -> EarlierSeed:
-    """What `folder` holds of `seed`. Raises `ConfigError` when there is no artifact."""
-    path = folder / f"seed-{seed}" / ARTIFACT
+    """What a seed's `folder` holds. Raises a `UserError` when there is no artifact, or none that can be read."""
+    from golf_core.artifact.codec import decode
+
+    path = folder / ARTIFACT
     try:
         artifact = path.read_bytes()
     except OSError:
         raise ConfigError(f"{path}: missing; seed {seed} of that run left no artifact to evaluate") from None
+    decode(artifact, str(path))  # refuse a damaged one before any rank is started
     result = records.load(SeedResult, path.with_name(RESULT))
     return EarlierSeed(artifact, result.train, result.export)

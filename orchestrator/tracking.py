@@ -168,14 +168,11 @@ class Tracker:
 
     def _work(self) -> None:
         if not self._attempt("the store", self._store.connect, essential=True):
-            self._give_up()
+            self._given_up = True
         last = False
         while not last:
             items, last = self._take()
-            try:
-                self._write(items)
-            except Exception as error:  # figures that are none, say: the thread lives on for the others
-                self._complain("refusal", f"MLflow was not told everything ({_shown(error)}); the run goes on")
+            self._write(items)
             self._closing.wait(BATCH_EVERY_S)
 
     def _take(self) -> tuple[list[_Item], bool]:
@@ -210,7 +207,7 @@ class Tracker:
     def _open(self, item: _Opened) -> bool:
         if not self._attempt(f"run '{item.name}'", partial(self._store.create_run, item), essential=True):
             if item.key is PARENT:
-                self._give_up()
+                self._given_up = True
             return False
         return self._attempt_all(self._store.describe_calls(item.key, item.params, item.tags))
 
@@ -221,7 +218,10 @@ class Tracker:
 
     def _attempt_all(self, calls: Iterable[tuple[str, _Call]]) -> bool:
         # Each stands for itself: a file that cannot be uploaded does not keep the run from ending.
-        done = [self._attempt(what, call) for what, call in calls]
+        try:
+            done = [self._attempt(what, call) for what, call in calls]
+        except Exception as error:  # from what was given, say a figure that is no number
+            return self._try_again("what it was given", error, MAX_TRIES, essential=False)
         return all(done)
 
     def _attempt(self, what: str, call: _Call, essential: bool = False) -> bool:
@@ -240,28 +240,31 @@ class Tracker:
         return False
 
     def _try_again(self, what: str, error: Exception, tries: int, essential: bool) -> bool:
+        """Judge a failed try: False drops the call; True, after a pause, makes it again."""
+        if isinstance(error, _NoRunError):
+            return False
         self._failed_in_a_row += 1
-        silent = self._store.is_outage(error)
-        if silent:
-            self._complain(
-                "outage", f"MLflow at {self._store.address} does not answer ({_shown(error)}); the run goes on"
-            )
-        elif not isinstance(error, _NoRunError):
-            self._complain("refusal", f"MLflow did not take {what} ({_shown(error)}); the run goes on")
+        reason = f"({_shown(error)}); the run goes on"
+        outage = self._store.is_outage(error)
+        if outage:
+            self._complain("outage", f"MLflow at {self._store.address} does not answer {reason}")
+        else:
+            self._complain("refusal", f"MLflow failed on {what} {reason}")
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             self._complain("end", f"MLflow: given up after {GIVE_UP_AFTER} failures; the run's folder has it all")
-            self._give_up()
-        if not silent:
-            return False
+            self._given_up = True
+        return outage and self._pause(tries, essential)
+
+    def _pause(self, tries: int, essential: bool) -> bool:
+        """Wait for MLflow to come back; False when it has been waited for long enough."""
         if self._closing.is_set():
-            if tries >= MAX_TRIES_CLOSING:
-                self._give_up()
-                return False
-            time.sleep(1.0)
-        elif tries >= MAX_TRIES and not essential:
+            # Nobody waits for an outage to end once the run has ended.
+            self._given_up = self._given_up or tries >= MAX_TRIES_CLOSING
+            time.sleep(0.0 if self._given_up else 1.0)
+            return not self._given_up
+        if tries >= MAX_TRIES and not essential:
             return False
-        else:
-            self._closing.wait(min(4.0 ** (tries - 1), 60.0))
+        self._closing.wait(min(4.0 ** (tries - 1), 60.0))
         return True
 
     def _complain(self, kind: str, sentence: str) -> None:
@@ -269,9 +272,6 @@ class Tracker:
             self._complained.add(kind)
             with suppress(Exception):
                 self._warn(sentence)
-
-    def _give_up(self) -> None:
-        self._given_up = True
 
     def _count(self, written: int) -> None:
         with self._lock:

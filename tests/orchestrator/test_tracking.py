@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from orchestrator import tracking
 from orchestrator.tracking import Tracker, default_uri, flatten, series, sqlite_path
 
 EXPERIMENT = "golf"
+CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
 
 
 def train_step(step: int, at: float = 1_700_000_000.0) -> Event:
@@ -39,7 +39,7 @@ def tracked(output: Path, steps: Callable[[Tracker], None]) -> tuple[Tracker, li
     tracker.seed_started(42, {"seed": 42}, {"seed": "42"})
     steps(tracker)
     tracker.finish({"bpb_mixture_mean": 1.125}, {"verdict": "no claim"}, [], "**no claim**", ok=True)
-    return tracker, warnings, tracker.close(60)
+    return tracker, warnings, tracker.close(CLOSE_S)
 
 
 def client_of(output: Path) -> Any:
@@ -143,18 +143,18 @@ def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from orchestrator.tracking import Tracker, default_uri\n"
         f"t = Tracker(default_uri(pathlib.Path(sys.argv[1])), {EXPERIMENT!r}, print)\n"
-        "t.start('run', {'a': 1}, {}, ''); t.finish({'m': 1.0}, {}, [], '', True); sys.exit(t.close(100))"
+        "t.start('run', {'a': 1}, {}, ''); t.finish({'m': 1.0}, {}, [], '', True); sys.exit(t.close(200))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     client = client_of(tmp_path)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.data.metrics for run in runs] == [{"m": 1.0}] * 2
 
 
-def test_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_refuses() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -189,11 +189,20 @@ def test_one_call_fails_and_the_rest_is_written(tmp_path: Path, monkeypatch: pyt
         tracker.seed_finished(42, {"bpb_mixture": 1.0}, {"status": "finished"}, [Path("a"), Path("b")], ok=True)
 
     tracker, warnings, unwritten = tracked(tmp_path, steps)
-    assert warnings == ["MLflow did not take the file a (disk is full); the run goes on"]
+    assert warnings == ["MLflow failed on the file a (disk is full); the run goes on"]
     assert unwritten == 1
     child = child_of(client_of(tmp_path), tracker)
     assert child.info.status == "FINISHED"
     assert child.data.metrics["train/loss"] == 6.0 and child.data.metrics["bpb_mixture"] == 1.0
+
+
+def test_figure_that_is_no_number(tmp_path: Path) -> None:
+    def steps(tracker: Tracker) -> None:
+        tracker.seed_finished(42, {"bpb_mixture": "much"}, {}, [], ok=True)  # type: ignore[dict-item]
+
+    tracker, warnings, unwritten = tracked(tmp_path, steps)
+    assert unwritten == 1 and len(warnings) == 1
+    assert client_of(tmp_path).get_run(tracker.parent_run_id).info.status == "FINISHED"
 
 
 def test_outage_is_sat_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +254,7 @@ def test_full_queue_loses_points_alone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tracking, "MAX_WAITING", 5)
     go = threading.Event()
     real = tracking._Store.connect
-    monkeypatch.setattr(tracking._Store, "connect", lambda self: (go.wait(60), real(self))[1])
+    monkeypatch.setattr(tracking._Store, "connect", lambda self: (go.wait(CLOSE_S), real(self))[1])
 
     def steps(tracker: Tracker) -> None:
         for step in range(10):
@@ -285,4 +294,4 @@ def test_addresses_without_a_file(uri: str) -> None:
 
 def test_import_is_light() -> None:
     program = "import sys, orchestrator.tracking, orchestrator.ui; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], env={**os.environ}, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -17,7 +17,7 @@ import pytest
 
 from golf_core.errors import UserError
 from golf_core.events import Event
-from orchestrator.tracking import Tracker, default_uri
+from orchestrator.tracking import TRAINING_VIEW, Tracker, default_uri
 from orchestrator.ui import NoResultsError, serve
 
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
@@ -32,6 +32,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 60_000
+SCREEN = {"width": 1600, "height": 2200}  # MLflow draws only the charts that are on the screen
+CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
 STEPS, CHUNKS = 120, 12
 TABLE = "| score | mean BPB |\n|---|---|\n| mixture | 1.98765 |"
 
@@ -62,7 +64,7 @@ def fill(output: Path) -> tuple[str, str, str]:
     """A store with one small run in it; ids of experiment, parent and child."""
     log = output / "events.jsonl"
     log.write_text('{"kind": "note", "message": "seen through the pages"}\n')
-    tracker = Tracker(default_uri(output), "parameter-golf", pytest.fail)
+    tracker = Tracker(default_uri(output), "parameter-golf", print)
     tracker.start("smoke-1", {"preset": "small", "train.iterations": STEPS}, {"verdict": "running"}, "")
     tracker.seed_started(42, {"seed": 42}, {"seed": "42"})
     began = time.time() - 300
@@ -80,7 +82,7 @@ def fill(output: Path) -> tuple[str, str, str]:
     tracker.seed_finished(42, metrics, {"status": "finished", "hardware": "2 CPU cores"}, [log], ok=True)
     tags = {"verdict": "too few seeds"}
     tracker.finish({"bpb_mixture_mean": 1.98765}, tags, [log], f"**too few seeds**: one of three\n\n{TABLE}", ok=True)
-    assert tracker.close(60) == 0
+    assert tracker.close(CLOSE_S) == 0
     return ids(output, tracker)
 
 
@@ -104,7 +106,9 @@ class Pages:
     def open(self, path: str, *texts: str) -> str:
         """Text of the page at `path` once all of `texts` are to be seen."""
         self.page.goto("about:blank")  # else a change after '#' alone reloads nothing
-        self.page.goto(path if path.startswith("http") else f"{self.base}/#/experiments/{self.experiment}/{path}")
+        self.page.goto(
+            path if path.startswith("http") else f"{self.base}/#/experiments/{self.experiment}/{path}?{TRAINING_VIEW}"
+        )
         for text in texts:
             self.page.get_by_text(text).first.wait_for(timeout=PATIENCE_MS)
         return str(self.page.inner_text("body"))
@@ -117,7 +121,7 @@ class Pages:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG")
         image = Image.open(io.BytesIO(content)).convert("RGB")
-        assert image.size == (1600, 1400)
+        assert image.size == (SCREEN["width"], SCREEN["height"])
         assert len(image.getcolors(1 << 24) or ()) > 50
 
 
@@ -135,7 +139,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         assert line.startswith("MLflow: http://127.0.0.1:"), line
         runs_page = line.split()[1]
         context = driver.chromium.launch_persistent_context(
-            profile, executable_path=browser, args=ARGUMENTS, viewport={"width": 1600, "height": 1400}
+            profile, executable_path=browser, args=ARGUMENTS, viewport=SCREEN
         )
         try:
             yield Pages(context.new_page(), runs_page.partition("/#")[0], runs_page, run_ids)
@@ -151,29 +155,29 @@ def test_printed_address_shows_the_run(pages: Pages, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_parent_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.parent}", "bpb_mixture_mean", "too few seeds", "train.iterations")
-    for figure in ("1.98765", "verdict", "one of three", "seed 42", "Finished"):
+    text = pages.open(f"runs/{pages.parent}", "bpb_mixture_mean", "too few seeds", "train.iterations", "seed 42")
+    for figure in ("1.98765", "verdict", "one of three", "Finished"):
         assert figure in text, figure
     pages.shoot(tmp_path / "parent.png")
 
 
 @pytest.mark.browser
 def test_child_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.child}", "bpb_mixture", "hardware")
-    for figure in ("2.04321", "1.98765", "765432", "2 CPU cores", "smoke-1"):
+    text = pages.open(f"runs/{pages.child}", "bpb_mixture", "hardware", "smoke-1")
+    for figure in ("2.04321", "1.98765", "765432", "2 CPU cores"):
         assert figure in text, figure
     pages.shoot(tmp_path / "child.png")
 
 
 @pytest.mark.browser
 def test_charts_of_the_child(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.child}/model-metrics", "lr_factor", "bpb_neural")
-    for name in ("loss", "bpb_mixture", "weight_entropy", "weight_unigram"):
-        assert name in text, name
-    # A chart is there when its line is.
-    pages.page.locator(".js-plotly-plot .scatterlayer path.js-line").first.wait_for(timeout=PATIENCE_MS)
-    pages.page.wait_for_timeout(1500)  # for the other charts on the screen
-    assert pages.page.locator(".js-plotly-plot .scatterlayer path.js-line").count() >= 4
+    pages.open(f"runs/{pages.child}/model-metrics", "bpb_mixture", "weight_entropy", "train")
+    # A chart is there when its line is: two scores and five weights by chunk, four series by step.
+    lines = pages.page.locator(".js-plotly-plot .scatterlayer path.js-line")
+    lines.nth(10).wait_for(timeout=PATIENCE_MS)
+    text = pages.page.inner_text("body")
+    for name in ("eval/bpb_mixture", "eval/weight_unigram", "train/loss", "train/tokens_per_s"):
+        assert f"seed 42 ({name})" in text, name
     pages.shoot(tmp_path / "charts.png")
 
 
@@ -188,9 +192,9 @@ def test_files_of_the_child(pages: Pages, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("empty")
-    tracker = Tracker(default_uri(output), "parameter-golf", pytest.fail)
+    tracker = Tracker(default_uri(output), "parameter-golf", print)
     tracker.start("run", {}, {}, "")
-    assert tracker.close(60) == 0
+    assert tracker.close(CLOSE_S) == 0
     return default_uri(output)
 
 

@@ -1,0 +1,198 @@
+"""Placement on simulated clusters, and Ray's own job submission."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tiny import REPO, golf, only_run, write_job
+
+from golf_core.records import load
+from orchestrator.claim import RunResult
+from orchestrator.cluster import Node, misfit
+from orchestrator.spec import Resources
+
+
+class TestMisfit:
+    H100 = Node("a", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+    A100 = Node("b", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:A100": 1.0})
+    PLAIN = Node("c", {"CPU": 2.0})
+    EIGHT = Resources(ranks=8, accelerator="H100")
+
+    def test_fits(self) -> None:
+        assert misfit(self.EIGHT, [self.PLAIN, self.H100]) is None
+        assert misfit(Resources(ranks=2), [self.PLAIN]) is None
+
+    def test_no_gpus(self) -> None:
+        assert misfit(self.EIGHT, [self.PLAIN]) == "needs 8 GPUs on one node; the largest node has 0"
+
+    def test_gpus_spread_over_nodes_do_not_count(self) -> None:
+        half = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
+        assert misfit(self.EIGHT, [half, half]) == "needs 8 GPUs on one node; the largest node has 4"
+
+    def test_other_kind(self) -> None:
+        sentence = misfit(self.EIGHT, [self.A100])
+        assert sentence == "needs 8 GPUs of type H100 on one node; the cluster has A100"
+
+    def test_too_few_cpus(self) -> None:
+        assert misfit(Resources(ranks=4), [self.PLAIN]) == "needs 4 CPUs on one node; the largest node has 2"
+        few = Node("e", {"CPU": 4.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+        assert misfit(self.EIGHT, [few]) == "needs 8 CPUs on one node; the largest node has 4"
+
+
+SIMULATE = """
+import json, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from orchestrator.driver import run_job
+from orchestrator.spec import load_job
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for _ in range(int(sys.argv[2])):
+    cluster.add_node(num_cpus=8)
+cluster.wait_for_nodes()
+try:
+    run_job(load_job(Path(sys.argv[1])), cluster.address, print)
+finally:
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("nodes", [3, 1])
+def test_seeds_run_side_by_side_where_there_is_room(nodes: int, tmp_path: Path, sample_folder: Path) -> None:
+    """24 CPUs on three nodes hold three gangs of 8 CPUs at once; one node holds one after another."""
+    job = write_job(tmp_path, resources={"ranks": 1, "cpus_per_rank": 8})
+    command = [sys.executable, "-c", SIMULATE, str(job), str(nodes)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=REPO, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seeds = load(RunResult, only_run(tmp_path) / "result.json").seeds
+    assert [seed.status for seed in seeds] == ["finished"] * 3
+    if nodes == 3:
+        assert max(seed.started for seed in seeds) < min(seed.finished for seed in seeds)
+    else:
+        for before, after in pairwise(seeds):
+            assert before.finished <= after.started
+            assert before.seed in (42, 1337)  # in the order of the job file
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A Ray head of its own, on free ports, started in a project folder; (dashboard address, folder)."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPO / "jobs", project / "jobs")
+    # Ray's socket paths must stay short.
+    temporary = Path("/tmp") / f"golf-test-{os.getpid()}"
+    ray = str(Path(sys.executable).with_name("ray"))
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ports = free_ports(3)
+    options = ["--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    options += [f"--ray-client-server-port={ports[2]}", f"--temp-dir={temporary}", "--node-ip-address=127.0.0.1"]
+    process = subprocess.Popen(
+        [ray, "start", *options],
+        cwd=project, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield wait_for_dashboard(ports[1], process), project
+    finally:
+        end_group(process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_for_dashboard(port: int, process: subprocess.Popen[bytes]) -> str:
+    import urllib.request
+
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        assert process.poll() is None, "the head ended"
+        try:
+            with urllib.request.urlopen(f"{address}/api/version", timeout=2):
+                return address
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the head's dashboard did not answer")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    import psutil
+
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for child in children:
+        if child.is_running():
+            child.kill()
+
+
+def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit …`, from another folder than the head's."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--address", address, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", check=False)
+
+
+@pytest.mark.ray
+class TestJobSubmission:
+    def test_the_job_file_is_the_entrypoint(self, head: tuple[str, Path], sample_folder: Path) -> None:
+        address, project = head
+        job = write_job(project, seeds=[42], output="runs")
+        shebang = (REPO / "jobs" / "smoke.yaml").read_text().splitlines()[0]
+        target = project / "jobs" / "tiny.yaml"
+        target.write_text(f"{shebang}\n{job.read_text()}")
+        target.chmod(0o755)
+        done = submit(address, "--", "jobs/tiny.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert load(RunResult, only_run(project) / "result.json").seeds[0].status == "finished"
+
+    def test_three_seed_without_gpus_fails_with_a_sentence(self, head: tuple[str, Path]) -> None:
+        address, _ = head
+        began = time.monotonic()
+        done = submit(address, "--", "jobs/three_seed.yaml")
+        assert time.monotonic() - began < 30
+        assert done.returncode != 0
+        assert "needs 8 GPUs on one node; the largest node has 0" in done.stdout
+        assert "Traceback" not in done.stdout
+
+    def test_uploaded_folder_and_module(self, head: tuple[str, Path], sample_folder: Path, tmp_path: Path) -> None:
+        """The form that works on any cluster: the folder travels, nothing has to be executable."""
+        address, _ = head
+        upload = tmp_path / "upload"
+        upload.mkdir()
+        for name in ("golf_core", "orchestrator"):
+            shutil.copytree(REPO / name, upload / name, ignore=shutil.ignore_patterns("__pycache__"))
+        write_job(upload, seeds=[42], output=str(tmp_path / "runs"))
+        metadata = json.dumps({"git_commit": "f" * 40, "git_dirty": "false"})
+        options = ("--working-dir", str(upload), "--metadata-json", metadata)
+        done = submit(address, *options, "--", f"{sys.executable} -m orchestrator run tiny.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = load(RunResult, only_run(tmp_path) / "result.json")
+        assert result.seeds[0].status == "finished"
+        assert result.provenance["git_commit"] == "f" * 40
+
+
+@pytest.mark.ray
+def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
+    done = golf("run", str(write_job(tmp_path)), "--address", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr

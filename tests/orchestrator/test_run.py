@@ -1,0 +1,136 @@
+"""The service end to end on a local Ray: three seeds, their results, and a second look at their artifacts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import REPO, golf, only_run, write_job
+
+from golf_core.records import load
+from orchestrator.claim import RunResult
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("run")
+    done = golf("run", str(write_job(folder)), "--address", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return only_run(folder), done.stdout
+
+
+def test_every_seed_is_finished_and_judged(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    result = load(RunResult, folder / "result.json")
+    assert [seed.seed for seed in result.seeds] == [42, 1337, 2024]
+    for seed in result.seeds:
+        assert seed.status == "finished" and seed.train and seed.export and seed.evaluate
+        assert seed.train.seed == seed.seed and seed.train.steps == 3
+        place = folder / f"seed-{seed.seed}"
+        assert seed.export.weight_bytes == (place / "model.golf").stat().st_size
+        assert seed.export.code_bytes == (place / "train_gpt.pyz").stat().st_size
+        kinds = [json.loads(line)["kind"] for line in (place / "log.jsonl").read_text().splitlines()]
+        assert kinds.count("train_step") == 3 and kinds.count("chunk") == 4
+    bpbs = {seed.evaluate.mixture.bpb for seed in result.seeds if seed.evaluate and seed.evaluate.mixture}
+    assert len(bpbs) == 3  # seeds differ
+    assert result.claim.verdict == "no claim"
+    assert result.claim.sentence in " ".join(output.split())
+    assert len(result.provenance["git_commit"]) == 40 or result.provenance["git_commit"] == "unknown"
+    assert result.provenance["hardware"] == "1 x cpu"
+
+
+def test_no_rank_leaves_its_files_behind(finished: tuple[Path, str]) -> None:
+    import tempfile
+
+    assert not list(Path(tempfile.gettempdir()).glob("golf-rank-*/checkpoint.pt"))
+
+
+def test_mlflow_has_the_claim_and_the_seeds(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    result = load(RunResult, folder / "result.json")
+    with sqlite3.connect(folder.parent / "mlflow.db") as store:
+        runs = dict(store.execute("select name, run_uuid from runs").fetchall())
+        assert set(runs) == {folder.name, "seed 42", "seed 1337", "seed 2024"}
+        assert {status for (status,) in store.execute("select status from runs")} == {"FINISHED"}
+
+        def metrics(name: str) -> dict[str, float]:
+            rows = store.execute("select key, value from latest_metrics where run_uuid = ?", (runs[name],))
+            return dict(rows.fetchall())
+
+        for seed in result.seeds:
+            assert seed.evaluate and seed.evaluate.mixture and seed.export
+            found = metrics(f"seed {seed.seed}")
+            assert found["bpb_mixture"] == pytest.approx(seed.evaluate.mixture.bpb)
+            assert found["artifact_bytes"] == seed.export.total_bytes
+            assert {"train/loss", "eval/bpb_neural", "mean_log_z", "steps", "peak_memory_mib"} <= set(found)
+        parent = metrics(folder.name)
+        assert parent["bpb_mixture_mean"] == pytest.approx(result.claim.scores["mixture"].mean)
+        tags = dict(store.execute("select key, value from tags where run_uuid = ?", (runs[folder.name],)).fetchall())
+        assert tags["verdict"] == "no claim"
+        steps = store.execute(
+            "select count(*) from metrics where key = 'train/loss' and run_uuid = ?", (runs["seed 42"],)
+        )
+        assert steps.fetchone() == (3,)
+
+
+def test_show_judges_the_same_again(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, output = finished
+    table = tmp_path / "seeds.csv"
+    done = golf("show", str(folder), "--csv", str(table))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("results:")[0].strip() in output
+    lines = table.read_text().splitlines()
+    assert len(lines) == 4 and "bpb_mixture" in lines[0]
+
+
+def test_same_artifacts_on_two_ranks(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """The evaluation of the same artifact agrees to 1e-6 BPB between 1 and 2 ranks per seed."""
+    folder, _ = finished
+    changes = ("--set", "resources.ranks=2", "--set", f"output={tmp_path / 'runs'}", "--set", "seeds=[42]")
+    done = golf("evaluate", str(folder), *changes, "--address", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    one = load(RunResult, folder / "result.json").seeds[0].evaluate
+    two = load(RunResult, only_run(tmp_path) / "result.json").seeds[0].evaluate
+    assert one and two and (one.world_size, two.world_size) == (1, 2)
+    for name in ("neural", "mixture", "published"):
+        assert getattr(two, name).bpb == pytest.approx(getattr(one, name).bpb, abs=1e-6)
+
+
+def test_stopping_ends_everything_and_keeps_what_is_there(sample_folder: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, overrides={"train.iterations": 100_000, "train.log_every": 1}, seeds=[7])
+    command = [sys.executable, "-m", "orchestrator", "run", str(job), "--address", "local"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPO) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "train 1/" in line:
+                break
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        output = process.stdout.read()
+        assert process.wait(timeout=60) == 1
+    assert "stopped" in output and "Traceback" not in output
+    deadline = time.time() + 20
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.time() < deadline, [w for w in workers if w.is_running()]
+        time.sleep(0.2)
+    (seed,) = load(RunResult, only_run(tmp_path) / "result.json").seeds
+    assert (seed.status, seed.error) == ("failed", "stopped by the user")
+
+
+def test_a_seed_that_fails_is_reported(sample_folder: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, overrides={"train.table_lr": 1e30, "train.grad_clip": 1e30}, seeds=[1, 2])
+    done = golf("run", str(job), "--address", "local")
+    assert done.returncode == 1
+    assert "the training loss is nan" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    result = load(RunResult, only_run(tmp_path) / "result.json")
+    assert [seed.status for seed in result.seeds] == ["failed", "failed"]
+    assert result.claim.verdict == "no claim"
