@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from golf_core.errors import UserError
 from orchestrator.spec import Resources
 
 ACCELERATOR_PREFIX = "accelerator_type:"
+PROBE_S = 5.0
 
 
 class ClusterError(UserError):
@@ -93,25 +96,58 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
     machine, and starts a local one where there is none. Starting takes seconds: `before_local` is called first
     and may refuse by raising.
     """
-    import ray
-
-    address = address or os.environ.get("RAY_ADDRESS")
-    options = {"logging_level": logging.ERROR, "log_to_driver": False}
-    local = address == "local"
-    if not local:
-        try:
-            ray.init(address=address or "auto", **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if address is not None:
-                raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
-            local = True
+    address = address or os.environ.get("RAY_ADDRESS") or _running_cluster()
+    local = address is None or address == "local"
     if local:
         before_local()
+        # Ray's servers listen on every interface: only this run's processes know its token. Ray would otherwise
+        # leave one in the home folder, which changes how clusters started later behave.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        _refuse_silence(str(address))
+
+    import ray
+
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if local:
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+    else:
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
     try:
         yield local
     finally:
         ray.shutdown()
+
+
+def _running_cluster() -> str | None:
+    """The address of the cluster that `ray start` left on this machine, if it is alive."""
+    # Ray's own look-up waits for minutes for a cluster that was killed rather than stopped.
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        address = note.read_text(encoding="utf-8").strip()
+        return address if _listens(address) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise at once where nobody listens; Ray would wait for minutes."""
+    if "//" in address or ":" not in address:
+        return
+    try:
+        _listens(address)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=PROBE_S).close()
+    return True
 
 
 def ray_nodes() -> list[Node]:

@@ -100,24 +100,27 @@ class Trainer:
 
     def _steps(self, average: WeightAverage) -> tuple[int, float]:
         """All steps on the clock; returns how many and the last loss."""
-        step, loss = 0, torch.tensor(math.nan)
+        step, pending = 0, None
+        loss = torch.tensor(math.nan)
         while step < self.train_config.iterations:
             pace = self._agree_on_pace(step)
             if not pace.go_on:
                 break
             self._switch_qat(step, pace.lr_factor)
-            previous = loss
             loss = self._step(step, pace.lr_factor)
             average.update()
             self._clock.step_done()
             step += 1
-            if step % self.train_config.log_every == 0:
-                # The loss of the step before: reading the last one would wait for the GPU.
-                self._report(step, float(previous), pace)
+            # A step is reported when the next one is under way: reading its loss earlier would idle the GPU.
+            if pending is not None:
+                self._report(*pending)
+            pending = (step, loss, pace) if step % self.train_config.log_every == 0 else None
             if self.train_config.val_every and step % self.train_config.val_every == 0:
                 self._validate_off_the_clock(step)
         if step == 0:
             raise RunError("not one training step fits into train.wallclock_seconds; raise the budget")
+        if pending is not None:
+            self._report(*pending)
         last = float(loss)
         self._check_finite(step, last)
         return step, last
@@ -191,7 +194,8 @@ class Trainer:
             self._emit(Event("note", {"message": f"late QAT from step {step}"}))
         self._temperature.fill_(qat_temperature(self.train_config, step, self._qat_onset))
 
-    def _report(self, step: int, loss: float, pace: Pace) -> None:
+    def _report(self, step: int, loss_tensor: Tensor, pace: Pace) -> None:
+        loss = float(loss_tensor)
         self._check_finite(step, loss)
         seconds_per_step = pace.elapsed_s / max(step - 1, 1)
         eta = (self.train_config.iterations - step) * seconds_per_step
@@ -211,7 +215,7 @@ class Trainer:
 
     def _check_finite(self, step: int, loss: float) -> None:
         # Every rank sees the same reduced loss, so that all of them end here together.
-        if step > 1 and not math.isfinite(loss):
+        if not math.isfinite(loss):
             raise RunError(f"the training loss is {loss} at step {step}: lower the learning rates or check the data")
 
     def _validate_off_the_clock(self, step: int) -> None:

@@ -92,10 +92,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     # Ray's socket paths must stay short.
     temporary = Path("/tmp") / f"golf-test-{os.getpid()}"
     ray = str(Path(sys.executable).with_name("ray"))
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ports = free_ports(3)
+    env = fresh_home(project) | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ports = free_ports(4)
     options = ["--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
-    options += [f"--ray-client-server-port={ports[2]}", f"--temp-dir={temporary}", "--node-ip-address=127.0.0.1"]
+    options += [f"--ray-client-server-port={ports[2]}", f"--dashboard-agent-listen-port={ports[3]}"]
+    options += [f"--temp-dir={temporary}", "--node-ip-address=127.0.0.1"]
     process = subprocess.Popen(
         [ray, "start", *options],
         cwd=project, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -105,6 +106,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     finally:
         end_group(process)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fresh_home(project: Path) -> dict[str, str]:
+    """The environment of a user who has never used Ray: no token of an earlier cluster in the home folder."""
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"HOME": str(project), "XDG_CACHE_HOME": cache}
 
 
 def free_ports(count: int) -> list[int]:
@@ -118,14 +126,17 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for_dashboard(port: int, process: subprocess.Popen[bytes]) -> str:
+    import urllib.error
     import urllib.request
 
     address = f"http://127.0.0.1:{port}"
     for _ in range(120):
         assert process.poll() is None, "the head ended"
         try:
-            with urllib.request.urlopen(f"{address}/api/version", timeout=2):
-                return address
+            urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
+            return address
+        except urllib.error.HTTPError:
+            return address  # it is up, and asks for the cluster's token, which Ray's own client has
         except OSError:
             time.sleep(0.5)
     raise AssertionError("the head's dashboard did not answer")
@@ -140,35 +151,36 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=20)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
     for child in children:
         if child.is_running():
             child.kill()
 
 
-def submit(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit(head: tuple[str, Path], *arguments: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit …`, from another folder than the head's."""
     ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "job", "submit", "--address", address, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", check=False)
+    command = [ray, "job", "submit", "--address", head[0], *arguments]
+    env = fresh_home(head[1])
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", env=env, check=False)
 
 
 @pytest.mark.ray
 class TestJobSubmission:
     def test_the_job_file_is_the_entrypoint(self, head: tuple[str, Path], sample_folder: Path) -> None:
-        address, project = head
+        _, project = head
         job = write_job(project, seeds=[42], output="runs")
         shebang = (REPO / "jobs" / "smoke.yaml").read_text().splitlines()[0]
         target = project / "jobs" / "tiny.yaml"
         target.write_text(f"{shebang}\n{job.read_text()}")
         target.chmod(0o755)
-        done = submit(address, "--", "jobs/tiny.yaml")
+        done = submit(head, "--", "jobs/tiny.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
         assert load(RunResult, only_run(project) / "result.json").seeds[0].status == "finished"
 
     def test_three_seed_without_gpus_fails_with_a_sentence(self, head: tuple[str, Path]) -> None:
-        address, _ = head
         began = time.monotonic()
-        done = submit(address, "--", "jobs/three_seed.yaml")
+        done = submit(head, "--", "jobs/three_seed.yaml")
         assert time.monotonic() - began < 30
         assert done.returncode != 0
         assert "needs 8 GPUs on one node; the largest node has 0" in done.stdout
@@ -176,7 +188,6 @@ class TestJobSubmission:
 
     def test_uploaded_folder_and_module(self, head: tuple[str, Path], sample_folder: Path, tmp_path: Path) -> None:
         """The form that works on any cluster: the folder travels, nothing has to be executable."""
-        address, _ = head
         upload = tmp_path / "upload"
         upload.mkdir()
         for name in ("golf_core", "orchestrator"):
@@ -184,7 +195,7 @@ class TestJobSubmission:
         write_job(upload, seeds=[42], output=str(tmp_path / "runs"))
         metadata = json.dumps({"git_commit": "f" * 40, "git_dirty": "false"})
         options = ("--working-dir", str(upload), "--metadata-json", metadata)
-        done = submit(address, *options, "--", f"{sys.executable} -m orchestrator run tiny.yaml")
+        done = submit(head, *options, "--", sys.executable, "-m", "orchestrator", "run", "tiny.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
         result = load(RunResult, only_run(tmp_path) / "result.json")
         assert result.seeds[0].status == "finished"

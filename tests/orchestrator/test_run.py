@@ -23,7 +23,8 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("run")
-    done = golf("run", str(write_job(folder)), "--address", "local")
+    (folder / "tmp").mkdir()
+    done = golf("run", str(write_job(folder)), "--address", "local", TMPDIR=str(folder / "tmp"))
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(folder), done.stdout
 
@@ -49,9 +50,8 @@ def test_every_seed_is_finished_and_judged(finished: tuple[Path, str]) -> None:
 
 
 def test_no_rank_leaves_its_files_behind(finished: tuple[Path, str]) -> None:
-    import tempfile
-
-    assert not list(Path(tempfile.gettempdir()).glob("golf-rank-*/checkpoint.pt"))
+    folder, _ = finished
+    assert not list((folder.parent.parent / "tmp").glob("golf-rank-*"))
 
 
 def test_mlflow_has_the_claim_and_the_seeds(finished: tuple[Path, str]) -> None:
