@@ -76,7 +76,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow on the results."""
-    from orchestrator.tracking import default_uri
+    from orchestrator.mlflow_store import default_uri
     from orchestrator.ui import serve
 
     serve(uri or default_uri(run_folder.absolute()), port, host)

@@ -83,8 +83,8 @@ def refuse_misfit(resources: Resources, nodes: Sequence[Node]) -> None:
     sentence = misfit(resources, nodes)
     if sentence is not None:
         raise ClusterError(
-            f"resources: each seed {sentence}; use a larger node, or lower resources.ranks (the results stay "
-            "the same, the run takes longer)"
+            f"resources: each seed {sentence}; use a larger node, or lower resources.ranks (fewer ranks take "
+            "fewer steps in the same time)"
         )
 
 

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from golf_core.events import Event
 from orchestrator.claim import RunResult, SeedResult
+from orchestrator.mlflow_store import default_uri, flatten
 from orchestrator.seed_run import ARTIFACT, DATA, PROGRAM, RESULT, SeedRun
 from orchestrator.spec import Job
 from orchestrator.table import claim_table
-from orchestrator.tracking import Tracker, default_uri, flatten
+from orchestrator.tracking import Tracker
 from orchestrator.worker import LOG_NAME
 
 CLOSE_TIMEOUT_S = 60.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from golf_core.errors import RunError, UserError
-from orchestrator.tracking import TRAINING_VIEW, sqlite_path
+from orchestrator.mlflow_store import TRAINING_VIEW, sqlite_path
 
 DEFAULT_PORT = 5000
 START_TIMEOUT_S = 120.0

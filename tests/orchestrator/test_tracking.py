@@ -14,7 +14,8 @@ import pytest
 
 from golf_core.events import Event
 from orchestrator import tracking
-from orchestrator.tracking import Tracker, default_uri, flatten, series, sqlite_path
+from orchestrator.mlflow_store import MAX_PARAM_CHARS, Store, default_uri, flatten, series, sqlite_path
+from orchestrator.tracking import Tracker
 
 EXPERIMENT = "golf"
 CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
@@ -100,7 +101,7 @@ def test_child(run: tuple[Any, Any, Any]) -> None:
     assert (child.info.run_name, child.info.status) == ("seed 7", "FAILED")
     assert len(child.data.params) == 252
     assert child.data.params["config.field_249"] == "249"
-    assert child.data.params["long"] == "x" * tracking.MAX_PARAM_CHARS
+    assert child.data.params["long"] == "x" * MAX_PARAM_CHARS
     assert child.data.params["odd_name"] == "kept"
     assert (child.data.tags["seed"], child.data.tags["status"]) == ("7", "finished")
     assert child.data.metrics["bpb_mixture"] == 1.125
@@ -141,7 +142,8 @@ def test_seed_left_open_is_ended(run: tuple[Any, Any, Any]) -> None:
 
 def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from orchestrator.tracking import Tracker, default_uri\n"
+        "import sys, pathlib\n"
+        "from orchestrator.mlflow_store import default_uri; from orchestrator.tracking import Tracker\n"
         f"t = Tracker(default_uri(pathlib.Path(sys.argv[1])), {EXPERIMENT!r}, print)\n"
         "t.start('run', {'a': 1}, {}, ''); t.finish({'m': 1.0}, {}, [], '', True); sys.exit(t.close(200))"
     )
@@ -253,8 +255,8 @@ def test_hanging_server_does_not_hold_up_the_end() -> None:
 def test_full_queue_loses_points_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "MAX_WAITING", 5)
     go = threading.Event()
-    real = tracking._Store.connect
-    monkeypatch.setattr(tracking._Store, "connect", lambda self: (go.wait(CLOSE_S), real(self))[1])
+    real = Store.connect
+    monkeypatch.setattr(Store, "connect", lambda self: (go.wait(CLOSE_S), real(self))[1])
 
     def steps(tracker: Tracker) -> None:
         for step in range(10):

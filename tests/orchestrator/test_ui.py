@@ -17,7 +17,8 @@ import pytest
 
 from golf_core.errors import UserError
 from golf_core.events import Event
-from orchestrator.tracking import TRAINING_VIEW, Tracker, default_uri
+from orchestrator.mlflow_store import TRAINING_VIEW, default_uri
+from orchestrator.tracking import Tracker
 from orchestrator.ui import NoResultsError, serve
 
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
