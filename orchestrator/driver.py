@@ -63,6 +63,8 @@ class _Driver:
         self._started = time.time()
         self.folder = new_folder(Path(job.output).absolute(), job.name)
         self._origin = provenance()
+        if earlier:  # these figures are a second look at somebody's artifacts, and say so
+            self._origin["artifacts_of"] = ", ".join(sorted({seed.run_id for seed in earlier.values()}))
         self._last_said: dict[int, float] = {}
         self._tracking = MlflowRun(job, self.folder, self._origin, say)
         self._runs = {
@@ -71,11 +73,13 @@ class _Driver:
 
     def run(self) -> tuple[RunResult, Path]:
         write_text(self.folder / "job.json", _json(self._job))
-        with _stopping(self._stopped, self._say):
-            self._run_seeds()
-        result = self._result()
-        records.save(result, self.folder / "result.json")
-        self._tracking.finish(result)
+        try:
+            with _stopping(self._stopped, self._say):
+                self._run_seeds()
+        finally:
+            result = self._result()
+            records.save(result, self.folder / "result.json")
+            self._tracking.finish(result)
         if self._stopped.is_set():
             raise RunError(f"stopped; what was finished lies in {self.folder}")
         mistakes = [run.mistake for run in self._runs.values()]
@@ -84,26 +88,37 @@ class _Driver:
         return result, self.folder
 
     def _run_seeds(self) -> None:
-        """Ask for room for one seed at a time: Ray serves waiting groups in no order, so only one waits."""
-        threads = []
-        for seed, run in self._runs.items():
-            placement = Placement(self._job.resources)
-            if not placement.wait(self._stopped):
-                placement.remove()
-                break
-            run.folder.mkdir()
-            run.result = replace(run.result, error="interrupted", started=time.time())
-            self._tracking.seed_started(seed)
-            thread = threading.Thread(target=self._run_seed, args=(run, placement), name=f"seed-{seed}")
-            thread.start()
-            threads.append(thread)
-        while any(thread.is_alive() for thread in threads):
-            if self._stopped.wait(timeout=0.2):
+        """Start the seeds in order, each as soon as it has its room, and wait for all.
+
+        Ray serves waiting groups in no order, so only one waits at a time.
+        """
+        threads: list[threading.Thread] = []
+        try:
+            for run in self._runs.values():
+                placement = Placement(self._job.resources)
+                if not placement.wait(self._stopped):
+                    placement.remove()
+                    break
+                threads.append(self._start_seed(run, placement))
+            while any(thread.is_alive() for thread in threads) and not self._stopped.wait(timeout=0.2):
+                pass
+        except BaseException:
+            self._stopped.set()  # the other seeds have no claim to make without this one
+            raise
+        finally:
+            if self._stopped.is_set():
                 for run in self._runs.values():
                     run.interrupt()
-                break
-        for thread in threads:
-            thread.join()
+            for thread in threads:
+                thread.join()
+
+    def _start_seed(self, run: SeedRun, placement: Placement) -> threading.Thread:
+        run.folder.mkdir()
+        run.result = replace(run.result, error="interrupted", started=time.time())
+        self._tracking.seed_started(run.result.seed)
+        thread = threading.Thread(target=self._run_seed, args=(run, placement), name=f"seed-{run.result.seed}")
+        thread.start()
+        return thread
 
     def _run_seed(self, run: SeedRun, placement: Placement) -> None:
         seed = run.result.seed

@@ -13,11 +13,10 @@ from rich.console import Console
 from golf_core.events import Event
 from orchestrator.claim import RunResult, SeedResult
 from orchestrator.mlflow_store import default_uri, flatten
-from orchestrator.seed_run import ARTIFACT, DATA, PROGRAM, RESULT, SeedRun
+from orchestrator.seed_run import ARTIFACT, DATA, LOG, PROGRAM, RESULT, SeedRun
 from orchestrator.spec import Job
 from orchestrator.table import claim_table
 from orchestrator.tracking import Tracker
-from orchestrator.worker import LOG_NAME
 
 CLOSE_TIMEOUT_S = 60.0
 
@@ -50,7 +49,7 @@ class MlflowRun:
         if run.data is not None:
             tags |= {f"data.sha256.{name}": digest for name, digest in run.data.checksums.items()}
             tags["data.sha256.tokenizer"] = run.data.tokenizer_sha256
-        files = [run.folder / name for name in (LOG_NAME, ARTIFACT, PROGRAM, RESULT, DATA)]
+        files = [run.folder / name for name in (LOG, ARTIFACT, PROGRAM, RESULT, DATA)]
         present = [path for path in files if path.exists()]
         self._tracker.seed_finished(result.seed, seed_metrics(result), tags, present, result.status == "finished")
 

@@ -70,4 +70,4 @@ def earlier_seed(folder: Path, seed: int) -> EarlierSeed:
         raise ConfigError(f"{path}: missing; seed {seed} of that run left no artifact to evaluate") from None
     decode(artifact, str(path))  # refuse a damaged one before any rank is started
     result = records.load(SeedResult, path.with_name(RESULT))
-    return EarlierSeed(artifact, result.train, result.export)
+    return EarlierSeed(folder.resolve().parent.name, artifact, result.train, result.export)

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from golf_core import records
-from golf_core.errors import GolfError, UserError
-from golf_core.events import Event
+from golf_core.errors import GolfError, RunError, UserError
+from golf_core.events import Event, JsonLinesLog
 from golf_core.files import write_bytes, write_text
 from golf_core.results import DataRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.claim import SeedResult
 from orchestrator.gang import Gang, Placement, describe_hardware, start_gang
 from orchestrator.spec import Job
-from orchestrator.worker import LOG_NAME
 
 # Names of the files in a seed's folder; the stages give them the same names.
-ARTIFACT, PROGRAM, CHECKPOINT, RESULT, DATA = (
-    "model.golf",
-    "train_gpt.pyz",
-    "checkpoint.pt",
-    "result.json",
-    "data.json",
-)
+ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.pyz", "checkpoint.pt"
+LOG, RESULT, DATA = "log.jsonl", "result.json", "data.json"
 
 
 @dataclass(frozen=True)
 class EarlierSeed:
-    """What an earlier run left of a seed, for a new evaluation: its artifact and figures."""
+    """What the run called `run_id` left of a seed, for a new evaluation: its artifact and figures."""
 
+    run_id: str
     artifact: bytes
     train: TrainResult | None
     export: ExportResult | None
@@ -50,11 +46,17 @@ class SeedRun:
     mistake: UserError | None = None
     """The user's mistake that ended this seed, if one did."""
     _gang: Gang | None = None
+    _log: JsonLinesLog = field(init=False)
+    _interrupted: threading.Event = field(default_factory=threading.Event)
 
     def run(self, placement: Placement, earlier: EarlierSeed | None) -> SeedResult:
         """All stages; never raises: a failure becomes part of the result."""
+        # Written here, as the events arrive, and not on the node: a lost machine takes no log with it.
+        self._log = JsonLinesLog(self.folder / LOG)
         try:
             self._gang, ranks = start_gang(placement)
+            if self._interrupted.is_set():
+                raise RunError("interrupted while its ranks were starting")
             self.result = replace(self.result, node=ranks[0]["node"])
             self.hardware = describe_hardware(ranks)
             self._stages(self._gang, earlier)
@@ -67,12 +69,12 @@ class SeedRun:
             sentence = f"unexpected {type(error).__name__}: {error}; see {self.folder / 'traceback.txt'}"
             self.result = replace(self.result, status="failed", error=sentence)
         finally:
-            self._collect_log()
             if self._gang is not None:
                 self._gang.close()
             else:
                 placement.remove()
             self.result = replace(self.result, finished=time.time())
+            self._log.close()
             records.save(self.result, self.folder / RESULT)
         return self.result
 
@@ -99,21 +101,15 @@ class SeedRun:
         self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
 
     def _relay(self, event: Event) -> None:
+        self._log(event)
         self.on_event(self.result.seed, event)
 
     def _note(self, message: str) -> None:
         self._relay(Event("note", {"message": message}))
 
-    def _collect_log(self) -> None:
-        if self._gang is None:
-            return
-        try:
-            write_bytes(self.folder / LOG_NAME, self._gang.first("fetch", LOG_NAME))
-        except (GolfError, OSError) as error:
-            self._note(f"the log could not be fetched from the node ({error})")
-
     def interrupt(self) -> None:
-        """End the gang from another thread; `run` then returns with a failure."""
+        """End the gang from another thread, now or as soon as it stands; `run` then returns with a failure."""
+        self._interrupted.set()
         if self._gang is not None:
             self._gang.close()
 

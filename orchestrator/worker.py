@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 import threading
@@ -9,14 +10,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
+from golf_core.events import Event, Listener, ignore
 from golf_core.records import from_dict, to_dict
-
-LOG_NAME = "log.jsonl"
 
 
 class Rank:
-    """One rank of a seed's gang. Rank 0 keeps the log and the events that the driver has not fetched yet.
+    """One rank of a seed's gang. Rank 0 keeps the events that the driver has not fetched yet.
 
     Torch and `golf_core`'s heavy modules are imported inside the methods: the driver imports this class too.
     """
@@ -29,9 +28,7 @@ class Rank:
         self._folder = tempfile.TemporaryDirectory(prefix="golf-rank-")
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
-        self._listener: Listener = ignore
-        if rank == 0:
-            self._listener = broadcast(JsonLinesLog(self.path(LOG_NAME)), self._keep)
+        self._listener: Listener = self._keep if rank == 0 else ignore
 
     def path(self, name: str) -> Path:
         """A file in this rank's own folder."""
@@ -54,6 +51,8 @@ class Rank:
         device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
         store = None
         if self._world_size > 1:
+            # A gang lives on one node: gloo need not listen to the network, nor resolve the host's name.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             store = self._store if self._rank == 0 else connect_store(port, self._world_size)
         self._ranks = join(self._rank, self._world_size, device, store)
         return {"node": platform.node(), "device": device_name(device), "cuda": str(torch.version.cuda)}

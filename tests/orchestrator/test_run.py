@@ -99,7 +99,9 @@ def test_same_artifacts_on_two_ranks(finished: tuple[Path, str], tmp_path: Path)
     done = golf("evaluate", str(folder), *changes, "--address", "local")
     assert done.returncode == 0, done.stdout + done.stderr
     one = load(RunResult, folder / "result.json").seeds[0].evaluate
-    two = load(RunResult, only_run(tmp_path) / "result.json").seeds[0].evaluate
+    again = load(RunResult, only_run(tmp_path) / "result.json")
+    assert again.provenance["artifacts_of"] == folder.name
+    two = again.seeds[0].evaluate
     assert one and two and (one.world_size, two.world_size) == (1, 2)
     for name in ("neural", "mixture", "published"):
         assert getattr(two, name).bpb == pytest.approx(getattr(one, name).bpb, abs=1e-6)
@@ -124,6 +126,15 @@ def test_stopping_ends_everything_and_keeps_what_is_there(sample_folder: Path, t
         time.sleep(0.2)
     (seed,) = load(RunResult, only_run(tmp_path) / "result.json").seeds
     assert (seed.status, seed.error) == ("failed", "stopped by the user")
+
+
+def test_a_run_does_not_need_mlflow(sample_folder: Path, tmp_path: Path) -> None:
+    """An address where nobody listens: one sentence, and everything else as ever."""
+    job = write_job(tmp_path, seeds=[5], mlflow={"tracking_uri": "http://127.0.0.1:9"})
+    done = golf("run", str(job), "--address", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MLflow" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert load(RunResult, only_run(tmp_path) / "result.json").seeds[0].status == "finished"
 
 
 def test_a_seed_that_fails_is_reported(sample_folder: Path, tmp_path: Path) -> None:
