@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tiny import REPO, golf, write_job
+
+from orchestrator.spec import load_job
 
 
 def refused(folder: Path, job: Path, *sentences: str) -> None:
@@ -77,11 +81,7 @@ def test_an_artifact_that_is_not_one(tmp_path: Path) -> None:
     """A run whose artifact was damaged since: the evaluation refuses it."""
     run = tmp_path / "earlier"
     (run / "seed-42").mkdir(parents=True)
-    from orchestrator.spec import load_job
-
     job = load_job(write_job(tmp_path, seeds=[42]))
-    import json
-
     (run / "job.json").write_text(json.dumps(job.to_dict()))
     (run / "seed-42" / "model.golf").write_bytes(b"not an artifact")
     done = golf("evaluate", str(run), "--address", "local")
@@ -98,14 +98,12 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         assert str(tmp_path) in done.stderr and "Traceback" not in done.stderr
 
 
-def test_help_is_instant_and_imports_nothing_heavy() -> None:
-    began = time.monotonic()
+def test_help_imports_nothing_heavy() -> None:
+    """`golf --help` is instant because what takes seconds to import is not imported."""
     done = golf("--help")
-    assert done.returncode == 0 and "three" not in done.stderr
-    assert time.monotonic() - began < 5
-    import subprocess
-    import sys
-
+    assert done.returncode == 0
+    for command in ("run", "evaluate", "show", "ui", "data"):
+        assert command in done.stdout
     probe = "import sys, orchestrator.cli; print([m for m in ('torch', 'ray', 'mlflow', 'scipy') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=REPO, check=True)
     assert found.stdout.strip() == "[]"
