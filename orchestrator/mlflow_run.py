@@ -66,7 +66,7 @@ class MlflowRun:
         finished = sum(seed.status == "finished" for seed in result.seeds)
         metrics |= {"seeds_finished": float(finished), "wall_seconds": result.finished - result.started}
         table = _as_text(result)
-        description = f"**{claim.verdict}**: {claim.sentence}\n\n```\n{table}\n```"
+        description = f"**{claim.sentence}**\n\n```\n{table}\n```"
         tags = {"verdict": claim.verdict, "hardware": result.provenance.get("hardware", "")}
         files = [self._folder / "result.json", self._folder / "job.json"]
         ok = finished == len(result.seeds)
