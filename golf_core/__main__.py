@@ -35,12 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = _config(arguments)
-        paths = _data(arguments)
         ranks = join_from_environment()
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
         try:
-            _run(arguments, config, paths, ranks)
+            _run(arguments, config, ranks)
         finally:
             leave()
     except UserError as error:
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace, config: GolfConfig, paths: DataPaths, ranks: Ranks) -> None:
+def _run(arguments: argparse.Namespace, config: GolfConfig, ranks: Ranks) -> None:
     out: Path = arguments.out
     listener: Listener = ignore
     if ranks.is_first:
@@ -61,13 +60,13 @@ def _run(arguments: argparse.Namespace, config: GolfConfig, paths: DataPaths, ra
         listener = broadcast(JsonLinesLog(out / LOG_NAME), _print)
     ranks.barrier()
     if arguments.stage in ("train", "run"):
-        train_stage(config, paths, ranks, arguments.seed, out, listener)
+        train_stage(config, _data(arguments), ranks, arguments.seed, out, listener)
     if arguments.stage in ("export", "run"):
         checkpoint = arguments.checkpoint if arguments.stage == "export" else out / CHECKPOINT_NAME
         export_stage(config, checkpoint, ranks, out, listener)
     if arguments.stage in ("evaluate", "run"):
         artifact = arguments.artifact if arguments.stage == "evaluate" else out / ARTIFACT_NAME
-        evaluate_stage(config, artifact, paths, ranks, out, listener)
+        evaluate_stage(config, artifact, _data(arguments), ranks, out, listener)
 
 
 def _print(event: Event) -> None:
@@ -117,6 +116,7 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _data(arguments: argparse.Namespace) -> DataPaths:
+    """Where the data are; an export, which needs none, does not ask and so builds no sample."""
     folder = arguments.data or build_sample(default_sample_folder())
     return DataPaths(folder, arguments.tokenizer or folder / "tokenizer.model")
 
