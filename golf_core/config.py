@@ -142,6 +142,34 @@ class ArtifactConfig:
 
 
 @dataclass(frozen=True)
+class MixerConfig:
+    """The valid mixture's parts, each of which can be left out. See docs/mixture.md for what each is worth."""
+
+    orders: int = 5
+    """Contexts of up to this many tokens are counted over the whole text scored so far; 0 counts none."""
+    document_orders: int = 4
+    """The same within the current document; 0 counts none."""
+    match_tokens: int = 6
+    """The longest-match expert speaks from this many matching tokens on; 0 leaves it out."""
+    tilt: bool = True
+    """Geometric mixing of the neural distribution with the document's words, at a temperature learnt online."""
+    confidence: bool = True
+    """The weights of the document's experts depend on how sure the neural distribution is."""
+    context_weights: bool = True
+    """Weights depend on how much is known of the context; otherwise each expert has a single one."""
+    update_tokens: int = 2048
+    """The weights learn after every so many positions."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.orders <= 16 or not 0 <= self.document_orders <= 16:
+            raise ConfigError("evaluate.mixer: orders and document_orders are in 0..16")
+        if not 0 <= self.match_tokens <= 32:
+            raise ConfigError(f"evaluate.mixer.match_tokens: {self.match_tokens} is not in 0..32")
+        if self.update_tokens < 1:
+            raise ConfigError("evaluate.mixer.update_tokens: must be at least 1")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Sliding windows, test-time training (TTT) and the hedge mixer."""
 
@@ -176,6 +204,8 @@ class EvalConfig:
     """Initial log weight of the neural expert; the others start at zero."""
     batch_windows: int = 32
     """Windows of one forward pass on a rank."""
+    mixer: MixerConfig = field(default_factory=MixerConfig)
+    """Of the valid mixture; the fields above that begin with hedge, count and trigram are the published one's."""
     kraft_positions: int = 8
     """Positions of each chunk at which the mixtures are summed over the whole vocabulary; 0 measures nothing."""
     max_tokens: int | None = None
@@ -236,7 +266,9 @@ def small() -> GolfConfig:
             ema_decay=0.95,
             val_every=0,
         ),
-        evaluate=EvalConfig(seq_len=256, stride=64, chunk_tokens=4096, hedge_min_tokens=8192),
+        evaluate=EvalConfig(
+            seq_len=256, stride=64, chunk_tokens=4096, hedge_min_tokens=8192, mixer=MixerConfig(update_tokens=256)
+        ),
     )
 
 

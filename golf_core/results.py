@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MIB = 1024 * 1024
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
@@ -87,8 +87,10 @@ class ChunkRecord:
     bpb: Mapping[str, float]
     """Running BPB of each scorer."""
     log_weights: tuple[float, ...]
-    """Of the five experts, after this chunk's update; empty without the mixer."""
+    """Of the record's five experts, after this chunk's update; empty without the mixer."""
     tokens_counted: int
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the mixture's last step after this chunk."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,12 @@ class KraftSums:
     neural_max_error: float
     """Largest |sum - 1|."""
     mixture_max_error: float
+    """The same for the mixture, or how far its score is from its own distribution, if that is more."""
     published_mean_sum: float
     published_formula_max_error: float
     """Largest relative difference between the published mixture's measured sum and 1 + w(V exp(-H) - 1)."""
+    published_positions: int = 0
+    """Of the positions, those at which the published mixture was more than the neural expert."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,13 @@ class EvalResult:
     neural: Score
     """The adapted model alone."""
     mixture: Score | None
-    """The four normalised experts: the one score that a claim may use. None without the mixer."""
+    """The valid mixture: the one score that a claim may use. None without the mixer."""
     published: Score | None
     """The record's five experts. Not a code length."""
     mean_log_z: float | None
     """Mean of ln Z (nats a token): what `published` leaves out of an honest code length."""
     expert_bpb: Mapping[str, float]
-    """Each expert alone over the tokens scored since the mixer started; the neural one over the same tokens."""
+    """Each of the record's experts alone over the tokens scored since its mixer started, the neural one too."""
     kraft: KraftSums | None
     history: tuple[ChunkRecord, ...]
     repeat_tail: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +27,19 @@ class Positions:
 
 @dataclass(frozen=True)
 class NeuralTerms:
-    """The neural expert's whole distributions at n positions: log probabilities [n, vocab] and entropies [n]."""
+    """The neural expert's whole distributions at n positions: log probabilities [n, vocab]."""
 
     log_probs: Tensor
-    entropy: Tensor
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Of each distribution [n], nats. The published mixture alone asks for it."""
+        return -(self.log_probs.exp() * self.log_probs).sum(dim=-1)
 
 
 def neural_terms(logits: Tensor, temperature: float) -> NeuralTerms:
     """From logits [n, vocab] float32, divided by the temperature."""
-    log_probs = F.log_softmax(logits / temperature, dim=-1)
-    return NeuralTerms(log_probs, -(log_probs.exp() * log_probs).sum(dim=-1))
+    return NeuralTerms(F.log_softmax(logits / temperature, dim=-1))
 
 
 class NgramCounts:

@@ -7,29 +7,18 @@ from torch import Tensor
 
 from golf_core.results import EXPERTS
 
-NORMALIZED = len(EXPERTS) - 1
-"""The first four experts are probability distributions, the fifth is not."""
-
 
 class Hedge:
-    """Log weights of the five experts (float64 [5]) and the two mixtures made of them.
-
-    Hedge's update of one expert does not depend on the others, so one set of log weights serves both: the valid
-    mixture renormalises the weights of the four normalised experts, the published one those of all five.
-    """
+    """Log weights of the record's five experts (float64 [5])."""
 
     def __init__(self, neural_log_weight: float, eta: float, device: torch.device) -> None:
         self._eta = eta
         self.log_weights = torch.zeros(len(EXPERTS), dtype=torch.float64, device=device)
         self.log_weights[0] = neural_log_weight
 
-    def mixture_nll(self, nlls: Tensor) -> Tensor:
-        """nll [n] of the valid mixture, from the experts' nlls [n, 5]. A code length."""
-        return _mix(self.log_weights[:NORMALIZED], nlls[:, :NORMALIZED])
-
     def published_nll(self, nlls: Tensor) -> Tensor:
         """ "nll" [n] of the published mixture, from the experts' nlls [n, 5]. Not a code length."""
-        return _mix(self.log_weights, nlls)
+        return -torch.logsumexp(torch.log_softmax(self.log_weights, dim=0) - nlls.double(), dim=1)
 
     def log_z(self, entropy: Tensor, vocab_size: int) -> Tensor:
         """ln of the published mixture's sum over the vocabulary [n]: 1 + w (V exp(-H) - 1), w the fifth weight."""
@@ -39,7 +28,3 @@ class Hedge:
     def update(self, mean_nlls: Tensor) -> None:
         """Move every log weight by -eta times its expert's mean nll [5] over the chunk."""
         self.log_weights -= self._eta * mean_nlls
-
-
-def _mix(log_weights: Tensor, nlls: Tensor) -> Tensor:
-    return -torch.logsumexp(torch.log_softmax(log_weights, dim=0) - nlls.double(), dim=1)

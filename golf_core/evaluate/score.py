@@ -14,12 +14,13 @@ from torch import Tensor
 from golf_core.config import EvalConfig
 from golf_core.distributed import Ranks
 from golf_core.evaluate.adaptation import TestTimeTrainer
-from golf_core.evaluate.experts import NeuralTerms, NgramCounts, Positions, expert_nlls, neural_terms
-from golf_core.evaluate.hedge import Hedge
+from golf_core.evaluate.experts import Positions, neural_terms
 from golf_core.evaluate.kraft import KraftMeter
+from golf_core.evaluate.published import Published
 from golf_core.evaluate.windows import Windows, chunk_windows, sliding_windows
 from golf_core.events import Event, Listener, ignore
 from golf_core.hardware import device_name
+from golf_core.mixture.mixer import Mixer
 from golf_core.model.compute import autocast, hidden_function
 from golf_core.model.gpt import GPT
 from golf_core.results import EXPERTS, ChunkRecord, EvalResult, Score
@@ -45,23 +46,23 @@ class Batch:
 class Totals:
     """Sums over scored tokens in float64, reduced over the ranks once a chunk.
 
-    Columns: the three scorers' nats, ln Z, bytes, tokens; then the five experts' nats.
+    Columns: nats of the scorers in the order of `SCORERS`, ln Z, bytes, tokens; then the five experts' nats.
     """
 
-    BYTES, TOKENS, EXPERTS = 4, 5, 6
+    NEURAL, MIXTURE, PUBLISHED, LOG_Z, BYTES, TOKENS, EXPERTS = range(7)
 
     def __init__(self, device: torch.device) -> None:
         self.chunk = torch.zeros(self.EXPERTS + len(EXPERTS), dtype=torch.float64, device=device)
         self.all = np.zeros(len(self.chunk))
         self.mixed = np.zeros(len(self.chunk))
 
-    def add(self, scores: list[Tensor], target_bytes: Tensor, nlls: Tensor | None) -> None:
-        """Add a batch: scorers' nats and ln Z [n] each, bytes [n], and the experts' nlls [n, 5] if mixing."""
-        columns = [s.double().sum() for s in scores]
-        columns += [target_bytes.sum(), columns[0].new_tensor(float(target_bytes.numel()))]
-        self.chunk[: self.EXPERTS] += torch.stack(columns)
-        if nlls is not None:
-            self.chunk[self.EXPERTS :] += nlls.double().sum(dim=0)
+    def add(self, column: int, values: Tensor) -> None:
+        """Add up values [n] under a column."""
+        self.chunk[column] += values.double().sum()
+
+    def add_experts(self, nlls: Tensor) -> None:
+        """Add the five experts' nlls [n, 5]."""
+        self.chunk[self.EXPERTS :] += nlls.double().sum(dim=0)
 
     def finish_chunk(self, ranks: Ranks, mixing: bool) -> np.ndarray:
         """The chunk's sums over all ranks, added to the totals; the next chunk starts from zero."""
@@ -72,9 +73,17 @@ class Totals:
             self.mixed += sums
         return sums
 
-    def bpb(self, scorer: int) -> float:
-        """Running BPB of a scorer (index into `SCORERS`)."""
-        return bits_per_byte(self.all[scorer], self.all[self.BYTES])
+    def bpb(self, scorer: str) -> float:
+        """Running BPB of a scorer."""
+        return bits_per_byte(self.all[SCORERS.index(scorer)], self.all[self.BYTES])
+
+
+@dataclass(frozen=True)
+class Losses:
+    """nats [n] of some positions in a row, from `first` on, under each scorer that speaks. Of this rank alone."""
+
+    first: int
+    by_scorer: dict[str, Tensor]
 
 
 class Evaluator:
@@ -91,13 +100,15 @@ class Evaluator:
     ) -> None:
         self.config, self.text, self.ranks = config, text, ranks
         self._emit = listener if ranks.is_first else ignore
-        self._vocab = model.config.vocab_size
         self._trainer = TestTimeTrainer(model, config, text, ranks, compiled) if config.ttt else None
         self._scorer = self._trainer.scorer if self._trainer else model
         self._compiled = compiled
         self._hidden = hidden_function(self._scorer, ranks.device, compiled)
-        self._counts = NgramCounts(self._vocab, config.trigram_buckets, config.count_smoothing, ranks.device)
-        self._hedge = Hedge(config.neural_log_weight, config.hedge_eta, ranks.device)
+        vocab = model.config.vocab_size
+        self.published = Published(config, vocab, ranks.device) if config.hedge else None
+        # A text whose end is scored repeatedly cannot be gone through once, in order.
+        mixing = config.hedge and not config.repeat_tail
+        self._mixer = Mixer(config.mixer, vocab, text.tokens, ranks) if mixing else None
         self._kraft = KraftMeter(ranks)
         self._totals = Totals(ranks.device)
         self._windows = sliding_windows(text.num_targets, config.seq_len, config.stride, config.repeat_tail)
@@ -105,98 +116,134 @@ class Evaluator:
         self.history: list[ChunkRecord] = []
 
     @property
-    def mixing(self) -> bool:
-        """Whether enough tokens have been counted for the mixer to speak."""
-        return self.config.hedge and self._counts.tokens >= self.config.hedge_min_tokens
+    def scorers(self) -> tuple[str, ...]:
+        """Which of `SCORERS` this evaluation computes."""
+        there = {"neural": True, "mixture": self._mixer is not None, "published": self.published is not None}
+        return tuple(name for name in SCORERS if there[name])
 
     def run(self, began: float | None = None) -> EvalResult:
         """Evaluate the whole text. `began` (perf_counter) lets the time include what came before, such as loading."""
         began = time.perf_counter() if began is None else began
         self._emit(Event("phase_started", {"phase": "evaluate", "total": self.num_chunks}))
         for chunk in range(self.num_chunks):
-            self.score_chunk(chunk)
-            if self._trainer and chunk + 1 < self.num_chunks:
-                self._trainer.adapt(chunk, self.num_chunks)
+            self.score_windows(self.windows_of(chunk), chunk_ends=True)
+            self.adapt(chunk)
             self._report(chunk, time.perf_counter() - began)
         seconds = self.ranks.agree([time.perf_counter() - began])[0]
         result = self._result(seconds)
-        figures = {f"bpb_{name}": self._totals.bpb(i) for i, name in enumerate(self._scorer_names)}
+        figures = {f"bpb_{name}": self._totals.bpb(name) for name in self.scorers}
         self._emit(Event("phase_finished", {"phase": "evaluate", "seconds": seconds, **figures}))
         return result
 
+    def windows_of(self, chunk: int) -> Windows:
+        """The windows of chunk number `chunk` (from 0)."""
+        return chunk_windows(self._windows, chunk, self.config.chunk_tokens)
+
     @torch.no_grad()
-    def score_chunk(self, chunk: int) -> None:
-        """Score a chunk's windows, then update the mixer's weights and the counts with it."""
-        mixing = self.mixing
-        windows = chunk_windows(self._windows, chunk, self.config.chunk_tokens)
-        measured = self._kraft.choose(windows, self.config.kraft_positions)
-        for batch in self._batches(windows):
-            if mixing:
-                neural = neural_terms(batch.logits, self.config.temperature)
-                nlls = expert_nlls(neural, batch.rows, self._counts, batch.at)
-                scores = self._mixed_scores(neural, nlls)
-                self._kraft.measure(measured, batch.positions, batch.at, neural, self._counts, self._hedge)
-            else:
-                nlls, scores = None, self._neural_scores(batch)
-            self._totals.add(scores, self.text.target_bytes[batch.positions], nlls)
-        sums = self._totals.finish_chunk(self.ranks, mixing)
-        if mixing:
+    def score_windows(self, windows: Windows, chunk_ends: bool) -> list[Losses]:
+        """Score windows that follow those scored last; at a chunk's end, let the mixers learn from the chunk.
+
+        A chunk may be scored in several calls, cut at multiples of the mixer's `update_tokens`, with the same result.
+        """
+        first, last = int(windows.first[0]), int(windows.last[-1])
+        measured = self._kraft.choose(first, last, self.config.kraft_positions)
+        if self._mixer:
+            self._mixer.look(first, last, measured)
+        losses = [self._score(batch, measured) for batch in self._batches(windows)]
+        if self._mixer:
+            losses.append(self._score_mixture(self._mixer, first, last, measured, chunk_ends))
+        if chunk_ends:
+            self._finish_chunk(first)
+        return losses
+
+    def adapt(self, chunk: int) -> None:
+        """Test-time training on a chunk that has been scored; not after the last one."""
+        if self._trainer and chunk + 1 < self.num_chunks:
+            self._trainer.adapt(chunk, self.num_chunks)
+
+    def _score(self, batch: Batch, measured: Tensor) -> Losses:
+        """Neural and published losses of a batch; the mixer is shown its distributions."""
+        totals, published = self._totals, self.published
+        totals.add(Totals.BYTES, self.text.target_bytes[batch.positions])
+        totals.add(Totals.TOKENS, torch.ones_like(batch.positions))
+        neural = neural_terms(batch.logits, self.config.temperature)
+        losses = {"neural": neural.log_probs[batch.rows, batch.at.target].neg()}
+        if published:
+            scores = published.score(neural, batch.rows, batch.at)
+            losses["published"] = scores.nll
+            totals.add(Totals.LOG_Z, scores.log_z)
+            if scores.experts is not None:
+                totals.add_experts(scores.experts)
+            self._kraft.measure(measured, batch.positions, batch.at, neural, published)
+        if self._mixer:
+            self._mixer.observe(int(batch.positions[0]), neural.log_probs)
+        for name, nll in losses.items():
+            totals.add(SCORERS.index(name), nll)
+        return Losses(int(batch.positions[0]), losses)
+
+    def _score_mixture(self, mixer: Mixer, first: int, last: int, measured: Tensor, chunk_ends: bool) -> Losses:
+        """The mixture's losses of all positions first..last - 1: the same on every rank, so one of them counts."""
+        scores = mixer.score(chunk_ends)
+        nll = torch.from_numpy(scores.nll).to(measured.device)
+        if self.ranks.is_first:
+            self._totals.add(Totals.MIXTURE, nll)
+        targets = self.text.tokens[scores.measured_at + 1]
+        self._kraft.measure_mixture(scores.measured, targets, nll[scores.measured_at - first])
+        return Losses(first, {"mixture": nll})
+
+    def _finish_chunk(self, last_first: int) -> None:
+        """Sum over the ranks; move the published mixture's weights, then count the chunk."""
+        published = self.published
+        sums = self._totals.finish_chunk(self.ranks, published is not None and published.speaks)
+        if published is None:
+            return
+        if published.speaks:
             means = sums[Totals.EXPERTS :] / sums[Totals.TOKENS]
-            self._hedge.update(torch.from_numpy(means).to(self.ranks.device))
-        if self.config.hedge:
-            begin = chunk * self.config.chunk_tokens
-            # The last target belongs to the next chunk: it is counted there.
-            end = min(begin + self.config.chunk_tokens, self.text.num_targets)
-            self._counts.update(self.text.tokens[begin:end])
-
-    def _mixed_scores(self, neural: NeuralTerms, nlls: Tensor) -> list[Tensor]:
-        """Nats of the three scorers and ln Z, [n] each, from the experts' nlls [n, 5]."""
-        hedge = self._hedge
-        log_z = hedge.log_z(neural.entropy, self._vocab)
-        return [nlls[:, 0], hedge.mixture_nll(nlls), hedge.published_nll(nlls), log_z]
-
-    def _neural_scores(self, batch: Batch) -> list[Tensor]:
-        """The same while the neural expert stands alone: all scorers agree, and Z is 1."""
-        nll = F.cross_entropy(batch.logits / self.config.temperature, batch.at.target, reduction="none")
-        return [nll, nll, nll, torch.zeros_like(nll)]
+            published.hedge.update(torch.from_numpy(means).to(self.ranks.device))
+        begin = last_first // self.config.chunk_tokens * self.config.chunk_tokens
+        # The last target belongs to the next chunk: it is counted there.
+        end = min(begin + self.config.chunk_tokens, self.text.num_targets)
+        published.counts.update(self.text.tokens[begin:end])
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
-        """This rank's share of a chunk's windows, a batch at a time."""
+        """This rank's share of some windows, a batch at a time."""
         own = self.ranks.share(len(windows))
         size, seq_len = self.config.batch_windows, self.config.seq_len
         device, tokens = self.ranks.device, self.text.tokens
         for begin in range(own.start, own.stop, size):
             part = windows[begin : min(begin + size, own.stop)]
             grid = part.start[:, None] + np.arange(seq_len)
-            # Positions beyond the text are padding: what follows a position cannot change its prediction. Rows
-            # beyond the last window give every batch one shape, which compiles once.
-            rows = np.zeros((size if self._compiled else len(part), seq_len), dtype=np.int64)
-            rows[: len(part)] = np.minimum(grid, self.text.num_targets - 1)
-            hidden = self._hidden(tokens[torch.from_numpy(rows).to(device)])
-            scored = (grid >= part.first[:, None]) & (grid < part.last[:, None])
-            row, column = np.nonzero(scored)
-            flat = torch.from_numpy(row * seq_len + column).to(device)
-            positions = torch.from_numpy(grid[scored]).to(device)
-            with autocast(device):
-                logits = self._scorer.logits(hidden.flatten(0, 1)[flat]).float()
+            # Positions beyond the text are padding: what follows a position cannot change its prediction.
+            rows = tokens[torch.from_numpy(np.minimum(grid, self.text.num_targets - 1)).to(device)]
+            row, column = np.nonzero((grid >= part.first[:, None]) & (grid < part.last[:, None]))
+            logits = self._logits(rows, torch.from_numpy(row * seq_len + column).to(device))
+            positions = torch.from_numpy(grid[row, column]).to(device)
             before = tokens[(positions - 1).clamp_min(0)].masked_fill(torch.from_numpy(column == 0).to(device), 0)
             yield Batch(positions, Positions(tokens[positions], before, tokens[positions + 1]), logits)
 
-    @property
-    def _scorer_names(self) -> tuple[str, ...]:
-        return SCORERS if self.config.hedge else SCORERS[:1]
+    def _logits(self, rows: Tensor, flat: Tensor) -> Tensor:
+        """Logits [n, vocab] float32 at `flat` [n] of the flattened token rows [windows, seq_len]."""
+        if self._compiled:
+            # Rows beyond the last window give every batch one shape, which compiles once.
+            rows = F.pad(rows, (0, 0, 0, self.config.batch_windows - len(rows)))
+        hidden = self._hidden(rows)
+        with autocast(self.ranks.device):
+            return self._scorer.logits(hidden.flatten(0, 1)[flat]).float()
 
     def _report(self, chunk: int, elapsed_s: float) -> None:
-        bpb = {name: self._totals.bpb(i) for i, name in enumerate(self._scorer_names)}
-        weights = tuple(self._hedge.log_weights.tolist()) if self.config.hedge else ()
+        bpb = {name: self._totals.bpb(name) for name in self.scorers}
+        log_weights = self.published.hedge.log_weights if self.published else torch.empty(0)
         tokens = int(self._totals.all[Totals.TOKENS])
-        self.history.append(ChunkRecord(chunk + 1, tokens, bpb, weights, self._counts.tokens))
-        shares = torch.softmax(self._hedge.log_weights, dim=0).tolist()
+        counted = self.published.counts.tokens if self.published else 0
+        shares = self._mixer.ladder.shares() if self._mixer else {}
+        self.history.append(ChunkRecord(chunk + 1, tokens, bpb, tuple(log_weights.tolist()), counted, shares))
+        weights = torch.softmax(log_weights, dim=0).tolist()
         fields = {
             "chunk": chunk + 1,
             "total": self.num_chunks,
             **{f"bpb_{name}": value for name, value in bpb.items()},
-            "weights": dict(zip(EXPERTS, shares, strict=True)) if self.config.hedge else {},
+            "weights": dict(zip(EXPERTS, weights, strict=True)) if self.published else {},
+            "shares": shares,
             "elapsed_s": elapsed_s,
             "eta_s": elapsed_s / (chunk + 1) * (self.num_chunks - chunk - 1),
         }
@@ -206,7 +253,7 @@ class Evaluator:
         totals = self._totals.all
         tokens, mixed = totals[Totals.TOKENS], self._totals.mixed
         scores = {
-            name: Score(float(totals[i] / tokens), self._totals.bpb(i)) for i, name in enumerate(self._scorer_names)
+            name: Score(float(totals[SCORERS.index(name)] / tokens), self._totals.bpb(name)) for name in self.scorers
         }
         experts = {}
         if mixed[Totals.TOKENS]:
@@ -223,7 +270,7 @@ class Evaluator:
             neural=scores["neural"],
             mixture=scores.get("mixture"),
             published=scores.get("published"),
-            mean_log_z=float(totals[3] / tokens) if self.config.hedge else None,
+            mean_log_z=float(totals[Totals.LOG_Z] / tokens) if self.published else None,
             expert_bpb=experts,
             kraft=self._kraft.result(),
             history=tuple(self.history),

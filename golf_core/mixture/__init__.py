@@ -1,0 +1,1 @@
+"""The valid mixture: experts and weights that come from scored tokens alone, normalised by construction."""
