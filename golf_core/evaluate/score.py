@@ -213,8 +213,8 @@ class Evaluator:
         for begin in range(own.start, own.stop, size):
             part = windows[begin : min(begin + size, own.stop)]
             grid = part.start[:, None] + np.arange(seq_len)
-            # Positions beyond the text are padding: what follows a position cannot change its prediction.
-            rows = tokens[torch.from_numpy(np.minimum(grid, self.text.num_targets - 1)).to(device)]
+            # What follows the last scored position is padding: it cannot change a prediction.
+            rows = tokens[torch.from_numpy(np.minimum(grid, part.last[:, None] - 1)).to(device)]
             row, column = np.nonzero((grid >= part.first[:, None]) & (grid < part.last[:, None]))
             logits = self._logits(rows, torch.from_numpy(row * seq_len + column).to(device))
             positions = torch.from_numpy(grid[row, column]).to(device)

@@ -79,6 +79,10 @@ class ContextCounts:
         self._fresh = torch.cat([fresh for _, fresh in parts])
         return Statistics(*(torch.cat([getattr(s, name) for s, _ in parts]) for name in Statistics.__annotations__))
 
+    def document_of(self, position: int) -> int:
+        """Where the document of a position of the last `look` begins."""
+        return int(self._starts[position - self._begin])
+
     def distributions(self, positions: Tensor) -> Tensor:
         """What each token would count at `positions` [m] of the last `look`, int32 [m, S, vocab].
 

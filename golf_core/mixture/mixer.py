@@ -2,8 +2,9 @@
 
 Each stretch of positions is handled in this order: `look` gathers what the tokens before each position tell;
 `observe` takes the neural distributions from whichever rank computed them; `score` mixes and gives each token's loss;
-and only then does anything learn from the stretch. Counts see every token before the one that is predicted; the
-weights move every `update_tokens` positions, the tilt's exponents with every chunk. All ranks hold the same state.
+and only then, before the next stretch, does anything learn from it. Counts see every token before the one that is
+predicted; the weights move every `update_tokens` positions, the tilt's exponents with every chunk. All ranks hold the
+same state.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from golf_core.config import MixerConfig
-from golf_core.data.tokenizer import BOS
 from golf_core.distributed import Ranks
 from golf_core.mixture.contexts import ContextCounts, Statistics
 from golf_core.mixture.ladder import Experts, Ladder, Plan, Situation, flow, found, situation
@@ -61,10 +61,11 @@ class Mixer:
         self._tilt = DocumentTilt(vocab_size, tokens, device) if config.tilt else None
         self.ladder = Ladder(self._plan)
         self._chunk_begin = 0
-        self._documents = _DocumentStarts(tokens)
+        self._unlearnt = self._chunk_ends = False
 
     def look(self, begin: int, end: int, measured: Tensor) -> None:
         """Begin a stretch: positions begin..end - 1. `measured` [m]: those whose whole distribution is wanted."""
+        self.settle()
         self._begin, self._end = begin, end
         self._statistics = self._counts.look(begin, end)
         self._matches = self._match.look(begin, end) if self._match else _no_matches(end - begin, measured.device)
@@ -77,7 +78,7 @@ class Mixer:
         end = begin + len(log_probs)
         tilted = log_probs
         if self._tilt:
-            tilted = self._tilt.tilt(log_probs, begin, self._documents.at(begin)).tilted
+            tilted = self._tilt.tilt(log_probs, begin, self._counts.document_of(begin)).tilted
         row = torch.arange(len(log_probs), device=log_probs.device)
         targets = self._tokens[begin + 1 : end + 1]
         columns = (log_probs[row, targets], tilted[row, targets], tilted.amax(dim=1).exp())
@@ -87,7 +88,7 @@ class Mixer:
             self._rows.append((here, log_probs[here - begin].double().exp(), tilted[here - begin].double().exp()))
 
     def score(self, chunk_ends: bool) -> MixtureScores:
-        """End the stretch: its losses, then learn from it. Collective: every rank calls it."""
+        """End the stretch: its losses. Collective: every rank calls it."""
         observed = self._ranks.sum_(self._observed).cpu().numpy()
         probs = np.exp(observed[:, :LARGEST])
         statistics = Statistics(*(part.cpu() for part in vars(self._statistics).values()))
@@ -110,7 +111,7 @@ class Mixer:
         )
         nll, used = self._stretches(experts, where)
         measured_at, measured = self._distributions(used, total, distinct)
-        self._learn(chunk_ends)
+        self._unlearnt, self._chunk_ends = True, chunk_ends
         return MixtureScores(nll, measured_at, measured)
 
     def _stretches(self, experts: Experts, where: Situation) -> tuple[Floats, dict[str, Floats]]:
@@ -158,26 +159,19 @@ class Mixer:
 
         return at, torch.from_numpy(flow(self._plan, experts, mix)).to(device)
 
-    def _learn(self, chunk_ends: bool) -> None:
+    def settle(self) -> None:
+        """Learn from the stretch scored last; the next `look` does so otherwise. Collective."""
+        if not self._unlearnt:
+            return
+        self._unlearnt = False
         self._counts.learn()
         if self._match:
             self._match.learn()
-        if chunk_ends:
+        if self._chunk_ends:
             if self._tilt:
                 self._ranks.sum_(self._tilt.moments)
                 self._tilt.learn(self._chunk_begin, self._end)
             self._chunk_begin = self._end
-
-
-class _DocumentStarts:
-    """Where the document of a position begins: its latest BOS, or the text's beginning."""
-
-    def __init__(self, tokens: Tensor) -> None:
-        self._marks = (tokens == BOS).nonzero().flatten().cpu().numpy()
-
-    def at(self, position: int) -> int:
-        index = int(np.searchsorted(self._marks, position, side="right")) - 1
-        return int(self._marks[index]) if index >= 0 else 0
 
 
 def _no_matches(count: int, device: torch.device) -> Matches:
