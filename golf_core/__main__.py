@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
 from golf_core.config import PRESETS, GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
-from golf_core.distributed import Ranks, join_from_environment, leave
+from golf_core.distributed import Ranks, end_process, join_from_environment, leave
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
 from golf_core.progress import describe
@@ -122,17 +121,8 @@ def _data(arguments: argparse.Namespace) -> DataPaths:
 
 
 def entry() -> None:
-    """Run and end the process.
-
-    Under torchrun it ends at once, with everything flushed: gloo's threads may still be winding down, and a C++
-    thread that outlives the interpreter aborts the process (seen with torch 2.13, one exit in five).
-    """
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(code)
-    raise SystemExit(code)
+    """Run and end the process."""
+    end_process(main())
 
 
 if __name__ == "__main__":

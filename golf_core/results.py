@@ -143,3 +143,25 @@ class EvalResult:
     def bytes_per_token(self) -> float:
         """Bytes of text per scored token, which turns nats a token into BPB."""
         return self.bytes / self.tokens
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """What an audit of the evaluation found, in short; the whole report lies beside it (audit.json)."""
+
+    positions: int
+    """At which the sums over the vocabulary were measured, token by token."""
+    tokens: int
+    """Of the text's beginning, on which the evaluation was run again and again."""
+    seconds: float
+    violated: tuple[str, ...]
+    """Names of the conditions that the mixture does not meet, or that could not be decided."""
+    mixture_max_error: float
+    """Largest |sum - 1|."""
+    neural_max_error: float
+    published_sum: float
+    """The largest sum of the record's mixture."""
+    published_formula: float
+    """What 1 + w(V exp(-H) - 1) says it is there."""
+    published_formula_max_error: float
+    """Largest relative difference of the two."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from golf_core.results import EvalResult, ExportResult, TrainResult
+from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.spec import Baseline, Budgets, Job
 from orchestrator.statistics import (
     ALPHA,
@@ -48,6 +48,7 @@ class SeedResult:
     finished: float
     """Seconds since the epoch."""
     node: str
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
         ),
         _scored(seeds),
         _normalised(seeds),
+        _audited(seeds),
         _single_pass(seeds),
         _whole_text(job),
         _has_baseline(job.baseline),
@@ -220,6 +222,23 @@ def _normalised(seeds: Sequence[SeedResult]) -> Condition:
         return Condition(name, False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}")
     positions = sum(result.kraft.positions for result in evaluated.values() if result.kraft)
     return Condition(name, True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured")
+
+
+def _audited(seeds: Sequence[SeedResult]) -> Condition:
+    name = "audit passed"
+    evaluated = [result for result in _finished(seeds) if result.evaluate is not None]
+    if not evaluated:
+        return Condition(name, None, "no seed was evaluated")
+    audits = {result.seed: result.audit for result in evaluated}
+    missing = [seed for seed, audit in audits.items() if audit is None or not audit.positions]
+    if missing:
+        return Condition(name, False, f"the evaluation was not audited for {_seeds(missing)}; set audit.positions")
+    done = {seed: audit for seed, audit in audits.items() if audit is not None}
+    bad = [f"seed {seed}: {', '.join(audit.violated)}" for seed, audit in done.items() if audit.violated]
+    if bad:
+        return Condition(name, False, f"{'; '.join(bad)}: see audit.json")
+    positions, worst = sum(a.positions for a in done.values()), max(a.mixture_max_error for a in done.values())
+    return Condition(name, True, f"run as a black box, sums to 1 within {worst:.1g} at {positions} positions")
 
 
 def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
@@ -342,6 +361,16 @@ def _notes(job: Job, seeds: Sequence[SeedResult], mixture: Summary | None, margi
         )
     if baseline is not None and baseline.bpb is None:
         notes.append("Of the baseline only the mean is known, so its own spread over seeds is left out of the test.")
+    sums = [s.audit for s in seeds if s.audit is not None]
+    if sums:
+        most = max(sums, key=lambda audit: audit.published_sum)
+        notes.append(
+            "The published score violates the second condition of a valid score (normalised): audited, its "
+            f"probabilities sum to {most.published_sum:.5f} at one position, where its formula gives "
+            f"{most.published_formula:.5f}."
+            if most.published_sum > 1.0 + MAX_KRAFT_ERROR
+            else "Where it was audited, the published score's fifth expert did not speak yet."
+        )
     challenge = Budgets()
     wider = [name for name in Budgets.model_fields if getattr(job.budgets, name) > getattr(challenge, name)]
     if wider:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from golf_core.errors import GolfError, UserError
+from orchestrator.audit_command import audit_command
 
 app = typer.Typer(
     name="golf",
@@ -69,6 +70,51 @@ def show(
 
 
 @app.command()
+def package(
+    run_folder: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. Default: the run's folder/package.")] = None,
+    weights: Annotated[bool, typer.Option(help="Include each seed's weights.")] = True,
+    author: Annotated[str | None, typer.Option(help="For submission.json.")] = None,
+    github_id: Annotated[str | None, typer.Option(help="For submission.json.")] = None,
+) -> None:
+    """Make the folder that the challenge asks for: program, weights, logs, README, submission.json."""
+    from orchestrator.package import package as write_package
+    from orchestrator.submission import Author
+
+    place = write_package(run_folder, out, weights, Author(author, github_id))
+    _say(f"package: {place}")
+
+
+@app.command()
+def reproduce(
+    folder: Annotated[Path, typer.Argument(help="A package, as `golf package` makes it.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Folder of shards. Default: the packaged job's.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model that made the shards.")] = None,
+    evaluate_only: Annotated[bool, typer.Option("--evaluate-only", help="Train nothing: packaged weights.")] = False,
+    set_: Changes = None,
+    address: Address = None,
+) -> None:
+    """Run a package again on this cluster and compare it with its record, figure by figure."""
+    from rich.console import Console
+
+    from orchestrator.reproduce import agrees, comparison_table, job_of_record
+    from orchestrator.reproduce import reproduce as run_again
+    from orchestrator.spec import parse_changes
+
+    changes = parse_changes(set_ or [])
+    comparisons, result, place = run_again(
+        folder, evaluate_only, lambda record: job_of_record(record, data, tokenizer, changes), address, _say
+    )
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(comparison_table(comparisons))
+    _say(f"results: {place}")
+    if not agrees(comparisons, result):
+        _say("not reproduced: a seed failed, or a figure that must agree differs")
+        sys.exit(1)
+    _say("reproduced: everything that must agree does")
+
+
+@app.command()
 def ui(
     run_folder: Annotated[Path, typer.Argument(help="The folder that holds the runs.")] = Path("runs"),
     uri: Annotated[str | None, typer.Option(help="An MLflow address instead of the folder's own store.")] = None,
@@ -80,6 +126,24 @@ def ui(
     from orchestrator.ui import serve
 
     serve(uri or default_uri(run_folder.absolute()), port, host)
+
+
+@app.command()
+def verify(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Record folders: submission.json and logs.", show_default=False)
+    ],
+    baseline: Annotated[Path | None, typer.Option(help="A record folder to test the others against.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report, with all evidence, to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a page with all folders to this file.")] = None,
+) -> None:
+    """Check published runs: every figure claimed against the logs, caps, seeds, statistics. Exit code 1: a problem."""
+    from orchestrator.verify.command import run_verify
+
+    raise typer.Exit(run_verify(folders, baseline, json, markdown))
+
+
+app.command(name="audit")(audit_command)
 
 
 @data_app.command()

@@ -79,11 +79,24 @@ class Gang:
 
         While they work, rank 0's events go to `on_event`. The first failure of any rank ends the call.
         """
+        return self._call(self._actors, method, arguments, on_event)
+
+    def call_first(self, method: str, *arguments: Any, on_event: Callable[[Event], None] | None = None) -> Any:
+        """The same on rank 0 alone; returns its result."""
+        return self._call(self._actors[:1], method, arguments, on_event)[0]
+
+    def _call(
+        self,
+        actors: Sequence[Any],
+        method: str,
+        arguments: Sequence[Any],
+        on_event: Callable[[Event], None] | None,
+    ) -> list[Any]:
         import ray
 
         # Large arguments (an artifact) are stored once, not once a rank.
         shared = [ray.put(a) if isinstance(a, bytes) else a for a in arguments]
-        calls = [getattr(actor, method).remote(*shared) for actor in self._actors]
+        calls = [getattr(actor, method).remote(*shared) for actor in actors]
         waiting = calls
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)

@@ -13,7 +13,7 @@ from rich.console import Console
 from golf_core.events import Event
 from orchestrator.claim import RunResult, SeedResult
 from orchestrator.mlflow_store import default_uri, flatten
-from orchestrator.seed_run import ARTIFACT, DATA, LOG, PROGRAM, RESULT, SeedRun
+from orchestrator.seed_run import ARTIFACT, AUDIT, DATA, LOG, PROGRAM, RESULT, SeedRun
 from orchestrator.spec import Job
 from orchestrator.table import claim_table
 from orchestrator.tracking import Tracker
@@ -49,7 +49,7 @@ class MlflowRun:
         if run.data is not None:
             tags |= {f"data.sha256.{name}": digest for name, digest in run.data.checksums.items()}
             tags["data.sha256.tokenizer"] = run.data.tokenizer_sha256
-        files = [run.folder / name for name in (LOG, ARTIFACT, PROGRAM, RESULT, DATA)]
+        files = [run.folder / name for name in (LOG, ARTIFACT, PROGRAM, RESULT, DATA, AUDIT)]
         present = [path for path in files if path.exists()]
         self._tracker.seed_finished(result.seed, seed_metrics(result), tags, present, result.status == "finished")
 
@@ -114,4 +114,8 @@ def seed_metrics(result: SeedResult) -> dict[str, float]:
         metrics |= {f"bpb_expert_{name}": bpb for name, bpb in v.expert_bpb.items()}
         if v.kraft is not None:
             metrics |= {f"kraft_{k}": float(x) for k, x in asdict(v.kraft).items()}
+    if result.audit is not None:
+        figures = asdict(result.audit)
+        figures["violated"] = len(result.audit.violated)
+        metrics |= {f"audit_{k}": float(x) for k, x in figures.items()}
     return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,14 +36,21 @@ def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
         raise ConfigError(f"{path}: no such file; name the folder of a run, such as runs/smoke-…") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    return changed_job(values, changes, where=str(path))
+
+
+def changed_job(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Job:
+    """The job that `Job.to_dict` wrote as `values`, with fields replaced as in `job_of_run`."""
+    values = copy.deepcopy(dict(values))
     for name, value in changes.items():
-        node, parents = values, name.split(".")
+        node: Any = values
+        parents = name.split(".")
         for parent in parents[:-1]:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or parents[-1] not in node:
             raise ConfigError(f"--set {name}: the job has no such field{nearest(name, values)}")
         node[parents[-1]] = value
-    return Job.from_dict(values, where=str(path))
+    return Job.from_dict(values, where=where)
 
 
 def judged_anew(folder: Path) -> RunResult:

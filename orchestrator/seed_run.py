@@ -13,14 +13,15 @@ from golf_core import records
 from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import write_bytes, write_text
-from golf_core.results import DataRecord, EvalResult, ExportResult, TrainResult
+from golf_core.results import AuditRecord, DataRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.claim import SeedResult
 from orchestrator.gang import Gang, Placement, describe_hardware, start_gang
 from orchestrator.spec import Job
 
 # Names of the files in a seed's folder; the stages give them the same names.
-ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.pyz", "checkpoint.pt"
-LOG, RESULT, DATA = "log.jsonl", "result.json", "data.json"
+ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
+READABLE = "train_gpt_readable.py"
+LOG, RESULT, DATA, AUDIT = "log.jsonl", "result.json", "data.json", "audit.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class SeedRun:
             exported = gang.call("export", on_event=self._relay)[0]
             self.result = replace(self.result, export=records.from_dict(ExportResult, exported))
             # What a seed has reached leaves its node before the next stage begins.
-            for name in (ARTIFACT, PROGRAM, CHECKPOINT):
+            for name in (ARTIFACT, PROGRAM, READABLE, CHECKPOINT):
                 write_bytes(self.folder / name, gang.first("fetch", name))
             records.save(self.result, self.folder / RESULT)
         else:
@@ -99,6 +100,11 @@ class SeedRun:
         artifact = (self.folder / ARTIFACT).read_bytes()
         evaluated = gang.call("evaluate", artifact, on_event=self._relay)[0]
         self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
+        records.save(self.result, self.folder / RESULT)
+        if job.audit.positions:
+            audited = gang.call_first("audit", job.audit.positions, seed, on_event=self._relay)
+            self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
+            write_bytes(self.folder / AUDIT, gang.first("fetch", AUDIT))
 
     def _relay(self, event: Event) -> None:
         self._log(event)

@@ -122,6 +122,19 @@ class Baseline(_Section):
         return math.fsum(self.bpb) / len(self.bpb)
 
 
+class AuditPlan(_Section):
+    """How closely each seed's evaluation is audited before a claim: as a black box, after it has scored the text."""
+
+    positions: int = Field(
+        default=3,
+        ge=0,
+        le=10_000,
+        strict=True,
+        description="at how many positions every token of the vocabulary is tried, a whole number; "
+        "0 audits nothing, and without an audit there is no claim",
+    )
+
+
 class Tracking(_Section):
     """Where MLflow keeps the figures."""
 
@@ -172,6 +185,7 @@ class _JobFile(_Section):
     baseline: Baseline | None = Field(
         default=None, description="a mapping with name, bytes_per_token and one of bpb and mean, or null"
     )
+    audit: AuditPlan = Field(default_factory=AuditPlan, description="a mapping with positions")
     mlflow: Tracking = Field(default_factory=Tracking, description="a mapping with tracking_uri and experiment")
     output: str = Field(default="runs", min_length=1, description="the folder in which each run makes its own")
 
@@ -200,6 +214,7 @@ class Job:
     resources: Resources
     budgets: Budgets
     baseline: Baseline | None
+    audit: AuditPlan
     mlflow: Tracking
     output: str
     config: GolfConfig

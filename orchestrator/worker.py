@@ -87,13 +87,18 @@ class Rank:
         return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener))
 
     def export(self) -> dict[str, Any] | None:
-        """The export stage; rank 0 returns the figures and holds the artifact."""
+        """The export stage; rank 0 returns the figures and holds the artifact and both forms of the program."""
         from golf_core.artifact.export import CHECKPOINT_NAME
+        from golf_core.artifact.program.generate import READABLE_NAME, readable_program
+        from golf_core.files import write_text
         from golf_core.stages import export_stage
 
         checkpoint, out = self.path(CHECKPOINT_NAME), Path(self._folder.name)
         result = export_stage(self._config, checkpoint, self._ranks, out, self._listener)
-        return None if result is None else to_dict(result)
+        if result is None:
+            return None
+        write_text(self.path(READABLE_NAME), readable_program(self._config))
+        return to_dict(result)
 
     def evaluate(self, artifact: bytes) -> dict[str, Any]:
         """The evaluation stage, on the artifact's bytes as they lie in the run's folder."""
@@ -104,6 +109,29 @@ class Rank:
         path, out = self.path(ARTIFACT_NAME), Path(self._folder.name)
         write_bytes(path, artifact)
         return to_dict(evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener))
+
+    def audit(self, positions: int, seed: int) -> dict[str, Any]:
+        """Audit the evaluation of the artifact that was evaluated last, on this rank alone; leaves the report here.
+
+        `seed` draws the positions, so that the seeds of a run try different ones.
+        """
+        from golf_core.artifact.export import ARTIFACT_NAME
+        from golf_core.audit.report import AuditOptions
+        from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
+        from golf_core.records import save
+
+        def progress(line: str) -> None:
+            self._listener(Event("note", {"message": f"audit: {line}"}))
+
+        self._listener(Event("phase_started", {"phase": "audit"}))
+        config = self.path("config.json")
+        save(self._config, config)
+        options = AuditOptions(parts=("kraft",), positions=positions, checks=1, seed=seed)
+        paths = (self.path(ARTIFACT_NAME), self._paths.folder, self._paths.tokenizer, config)
+        report = audit_evaluation(*paths, options, progress=progress)
+        save(report, self.path(AUDIT_RECORD))
+        self._listener(Event("phase_finished", {"phase": "audit", "seconds": report.seconds}))
+        return to_dict(in_short(report))
 
     def fetch(self, name: str) -> bytes:
         """The bytes of a file in this rank's folder."""

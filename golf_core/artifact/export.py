@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import torch
 
-import golf_core
 from golf_core.artifact.codec import write_artifact
+from golf_core.artifact.program.generate import program_bytes
 from golf_core.artifact.quantize import quantize_all
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError
@@ -20,7 +18,7 @@ from golf_core.model.gpt import GPT, expected_shapes, model_from
 from golf_core.results import ExportResult
 
 ARTIFACT_NAME = "model.golf"
-PROGRAM_NAME = "train_gpt.pyz"
+PROGRAM_NAME = "train_gpt.py"
 CHECKPOINT_NAME = "checkpoint.pt"
 
 
@@ -30,7 +28,7 @@ def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
     tensors = quantize_all(model.state_dict(), config.artifact)
     path = folder / ARTIFACT_NAME
     weight_bytes = write_artifact(path, config, tensors)
-    program = program_bytes()
+    program = program_bytes(config)
     write_bytes(folder / PROGRAM_NAME, program)
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
@@ -42,21 +40,6 @@ def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
         export_seconds=time.perf_counter() - began,
         bytes_by_kind=dict(sizes),
     )
-
-
-def program_bytes() -> bytes:
-    """All of `golf_core` as one file that `python FILE train …` and `python FILE evaluate …` run.
-
-    A zip archive with a `__main__.py`, which Python runs as it is. Deterministic: fixed order and dates.
-    """
-    root = Path(golf_core.__file__).parent
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        entries = {f"golf_core/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
-        entries["__main__.py"] = b"from golf_core.__main__ import entry\n\nentry()\n"
-        for name, content in entries.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
-    return buffer.getvalue()
 
 
 def save_checkpoint(model: GPT, path: Path) -> None:

@@ -39,7 +39,9 @@ class EvaluationScorer:
         self._config = replace(load(GolfConfig, Path(config)).evaluate, kraft_positions=0)
         self._model = load_artifact(Path(artifact))
         self.vocab_size = self._model.config.vocab_size
-        self.chunk_tokens = self._config.chunk_tokens
+        self.chunk_tokens = chunk = self._config.chunk_tokens
+        # Until then the record's mixture is the neural expert alone.
+        self.complete_from = -(-self._config.hedge_min_tokens // chunk) * chunk + 1
         self._table = byte_table(load_tokenizer(Path(tokenizer), self.vocab_size))
 
     def __call__(self, tokens: Tokens) -> Scores:
@@ -95,8 +97,7 @@ class EvaluationSnapshot:
             raise ValueError(f"this snapshot reaches to token {int(self._windows.last[-1])}")
         if end <= self._at:
             return {name: np.zeros(stop - self.position) for name in self._evaluator.scorers}
-        trial = self._evaluator.branch(self._evaluator.standing())
-        trial.text.tokens.copy_(torch.from_numpy(tokens))
+        trial = self._evaluator.trial(tokens)
         parts = trial.score_windows(_between(self._windows, self._at, end), chunk_ends=False)
         scores = _joined(parts, self._at, end)
         # Token 0 is context only: where it is asked for it costs nothing.
@@ -104,8 +105,7 @@ class EvaluationSnapshot:
 
     def expected_sums(self, tokens: Tokens, position: int) -> Mapping[str, float]:
         """What the sums ought to be: 1, and for the record's mixture its formula 1 + w (V exp(-H) - 1)."""
-        trial = self._evaluator.branch(self._evaluator.standing())
-        trial.text.tokens.copy_(torch.from_numpy(tokens))
+        trial = self._evaluator.trial(tokens)
         return {"neural": 1.0, "mixture": 1.0, "published": trial.formula(self._windows, position - 1)}
 
 
@@ -123,12 +123,20 @@ class _Remembering(Evaluator):
         if self._mixer:
             self._mixer.settle()
 
-    def branch(self, standing: tuple[object, ...]) -> _Remembering:
-        """A copy that shares `standing`, and the logits computed so far."""
+    def trial(self, tokens: Tokens) -> _Remembering:
+        """A branch for one stretch of another text: what is written only after a stretch is shared as well."""
+        tables = self._mixer.tables if self._mixer else ()
+        twin = self.branch(self.standing(), tables)
+        twin.text.tokens.copy_(torch.from_numpy(tokens))
+        return twin
+
+    def branch(self, standing: tuple[object, ...], shared: Sequence[object] = ()) -> _Remembering:
+        """A copy with `standing` in place of its own, which shares the logits computed so far and what is `shared`."""
         mine = self.standing()
         memo = {id(old): new for old, new in zip(mine, standing, strict=True) if old is not None}
-        shared = (self._trainer, self._hidden, self._emit, self._windows, self.history, self._remembered())
-        memo |= {id(part): part for part in shared}
+        shared = (*shared, self._trainer, self._hidden, self._emit, self._windows, self.history, self._remembered())
+        constant = (self.config, self.config.mixer, self.ranks, self.text.base_bytes, self.text.target_bytes)
+        memo |= {id(part): part for part in (*shared, *constant)}
         twin = copy.deepcopy(self, memo)
         scorer = standing[0]
         if scorer is not self._scorer:

@@ -65,6 +65,11 @@ class ContextCounts:
         """How many sources there are: S."""
         return len(self._orders) + len(self._document_orders)
 
+    @property
+    def tables(self) -> tuple[object, ...]:
+        """Where the counts are kept; `look` only reads them."""
+        return self._global, self._document
+
     def look(self, begin: int, end: int) -> Statistics:
         """Statistics of positions begin..end - 1, which must follow those learnt last."""
         assert begin == self._end, "positions are gone through once, in order"

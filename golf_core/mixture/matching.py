@@ -35,7 +35,7 @@ class LongestMatch:
 
     def __init__(self, least: int, tokens: Tensor, device: torch.device) -> None:
         self._least, self._tokens = least, tokens
-        self._latest = CountTable(1, device)
+        self.table = CountTable(1, device)
         self._keys = torch.empty(0, dtype=torch.int64, device=device)
         self._begin = 0
 
@@ -45,7 +45,7 @@ class LongestMatch:
         at = torch.arange(begin, end, device=device)
         self._begin, self._keys = begin, self._hash(at)
         # Stored one higher, so that an absent key (0) is no position.
-        earlier = self._latest.get(self._keys)[0].long() - 1
+        earlier = self.table.get(self._keys)[0].long() - 1
         place = torch.maximum(_previous(self._keys, begin), earlier)
         length = torch.zeros_like(at)
         alive = (place >= 0) & (at >= self._least - 1)
@@ -63,7 +63,7 @@ class LongestMatch:
         last = torch.ones_like(keys, dtype=torch.bool)
         last[:-1] = keys[1:] != keys[:-1]
         keys, positions = keys[last], (order[last] + self._begin + 1).int()
-        self._latest.add(keys, (positions - self._latest.get(keys)[0])[None])
+        self.table.add(keys, (positions - self.table.get(keys)[0])[None])
 
     def _hash(self, at: Tensor) -> Tensor:
         state = torch.zeros_like(at)

@@ -29,6 +29,8 @@ from golf_core.mixture.weights import Floats
 Counts = NDArray[np.int32]
 NEURAL, TILTED, LARGEST = range(3)
 """Columns of what is observed: ln q and ln g of the target, and g's largest probability."""
+LOWEST = -300.0
+"""ln q is raised to this: nothing made of it is then zero in float64, and no sum over a vocabulary moves."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Mixer:
         self._chunk_begin = 0
         self._unlearnt = self._chunk_ends = False
 
+    @property
+    def tables(self) -> tuple[object, ...]:
+        """The large parts, which are written only when a stretch is learnt from, never while it is scored."""
+        return (*self._counts.tables, *([self._match.table] if self._match else []))
+
     def look(self, begin: int, end: int, measured: Tensor) -> None:
         """Begin a stretch: positions begin..end - 1. `measured` [m]: those whose whole distribution is wanted."""
         self.settle()
@@ -74,8 +81,9 @@ class Mixer:
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def observe(self, begin: int, log_probs: Tensor) -> None:
-        """The neural ln q [n, vocab] float32 of positions begin, begin + 1, ... of the stretch."""
+        """The neural ln q [n, vocab] of positions begin, begin + 1, ... of the stretch."""
         end = begin + len(log_probs)
+        log_probs = log_probs.clamp_min(LOWEST)
         tilted = log_probs
         if self._tilt:
             tilted = self._tilt.tilt(log_probs, begin, self._counts.document_of(begin)).tilted

@@ -31,7 +31,7 @@ SAMPLE_EVERY = 8
 
 @dataclass(frozen=True)
 class TiltedBatch:
-    """Of n positions in a row: ln q and ln g, float32 [n, vocab] each."""
+    """Of n positions in a row: ln q and ln g [n, vocab] each, of one dtype."""
 
     neural: Tensor
     tilted: Tensor
@@ -55,9 +55,9 @@ class DocumentTilt:
 
     def tilt(self, log_probs: Tensor, begin: int, document: int) -> TiltedBatch:
         """Tilt ln q [n, vocab] of positions begin, begin + 1, ...; `document` is where the first one's begins."""
-        ratio, length = self._ratios(begin, len(log_probs), document)
+        ratio, length = self._ratios(log_probs, begin, document)
         bucket = torch.bucketize(length, self._bins, right=True)
-        beta, weight = self.exponents[bucket].float().T
+        beta, weight = self.exponents[bucket].to(log_probs.dtype).T
         score = torch.addcmul(beta[:, None] * log_probs, weight[:, None], ratio)
         tilted = torch.log_softmax(score, dim=1)
         # Positions that are multiples, whatever the batch: the same sample on any number of ranks.
@@ -76,13 +76,13 @@ class DocumentTilt:
         self.moments.zero_()
         self._unigram += torch.bincount(self._tokens[begin + 1 : end + 1], minlength=self._vocab)
 
-    def _ratios(self, begin: int, count: int, document: int) -> tuple[Tensor, Tensor]:
-        """ln(p_doc / p_all) up to a constant [n, vocab] float32, and the document's length so far [n]."""
+    def _ratios(self, log_probs: Tensor, begin: int, document: int) -> tuple[Tensor, Tensor]:
+        """ln(p_doc / p_all) up to a constant, like `log_probs` [n, vocab], and the document's length so far [n]."""
+        count = len(log_probs)
         tokens = self._tokens[begin : begin + count]
-        device = tokens.device
         starts = (tokens == BOS).nonzero().flatten().tolist()
-        seen = torch.zeros(count, self._vocab, device=device)
-        seen[torch.arange(count, device=device), tokens] = 1.0
+        seen = torch.zeros_like(log_probs)
+        seen[torch.arange(count, device=tokens.device), tokens] = 1.0
         seen[starts] = 0.0
         # The document that reaches in from before.
         if not starts or starts[0] > 0:
@@ -91,7 +91,7 @@ class DocumentTilt:
         edges = sorted({0, *starts, count})
         for first, last in pairwise(edges):
             seen[first:last] = seen[first:last].cumsum(0)
-        inverse = (self._unigram.sum() / (SMOOTHING * self._unigram)).float()
+        inverse = (self._unigram.sum() / (SMOOTHING * self._unigram)).to(seen.dtype)
         return seen.mul_(inverse).log1p_(), seen_length(tokens, begin, document)
 
     def _gather(self, tilted: Tensor, neural: Tensor, ratio: Tensor, targets: Tensor, bucket: Tensor) -> None:

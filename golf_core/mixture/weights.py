@@ -48,7 +48,9 @@ class FixedShare:
 
     def of(self, log_probs: Floats) -> Floats:
         """Log weights [n, experts] in force at each of n tokens with ln p [n, experts], from those before it."""
-        earlier = np.cumsum(log_probs, axis=0) - log_probs
+        # Summed without a token's own, not with it and less it again: not even its rounding may move the weights.
+        earlier = np.zeros_like(log_probs)
+        np.cumsum(log_probs[:-1], axis=0, out=earlier[1:])
         return _normalized(self.log_weights + earlier)
 
     def learn(self, log_probs: Floats) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from golf_core.artifact.codec import MAGIC, decode, encode, load_artifact, write_artifact
-from golf_core.artifact.export import export, load_checkpoint, program_bytes, save_checkpoint
+from golf_core.artifact.export import export, load_checkpoint, save_checkpoint
 from golf_core.artifact.quantize import quantize_all
 from golf_core.config import ArtifactConfig, GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError
@@ -129,18 +127,5 @@ class TestCheckpoint:
 def test_export_weighs_what_lies_on_disk(tmp_path: Path) -> None:
     result = export(small_case().model("trained"), CONFIG, tmp_path)
     assert result.weight_bytes == (tmp_path / "model.golf").stat().st_size
-    assert result.code_bytes == (tmp_path / "train_gpt.pyz").stat().st_size
+    assert result.code_bytes == (tmp_path / "train_gpt.py").stat().st_size
     assert result.total_bytes == result.weight_bytes + result.code_bytes
-
-
-def test_program_is_whole_and_deterministic(tmp_path: Path) -> None:
-    program = tmp_path / "train_gpt.pyz"
-    program.write_bytes(program_bytes())
-    assert program_bytes() == program.read_bytes()
-    # Isolated mode: nothing but the file itself can supply golf_core.
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(program)!r}]; import golf_core.stages as s; "
-         "print(s.__file__)"],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert str(program) in done.stdout

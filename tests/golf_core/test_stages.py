@@ -60,19 +60,6 @@ def test_torchrun_with_two_ranks_gives_the_same_figures(finished: Path, sample_f
         assert getattr(two, name).bpb == pytest.approx(getattr(alone, name).bpb, abs=1e-6)
 
 
-def test_shipped_program_runs_alone(finished: Path, sample_folder: Path, tmp_path: Path) -> None:
-    """The file whose bytes are counted evaluates the artifact by itself."""
-    program = finished / "train_gpt.pyz"
-    arguments = ("evaluate", str(finished / "model.golf"), "--config", str(finished / "config.json"))
-    done = subprocess.run(
-        [sys.executable, "-I", str(program), *arguments, "--data", str(sample_folder), "--out", str(tmp_path)],
-        check=False, capture_output=True, text=True, timeout=300, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    alone, other = load(EvalResult, finished / "evaluate.json"), load(EvalResult, tmp_path / "evaluate.json")
-    assert other.neural.bpb == pytest.approx(alone.neural.bpb, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

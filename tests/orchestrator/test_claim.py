@@ -10,6 +10,7 @@ import pytest
 from claim_builders import (
     CANDIDATE,
     RATIO,
+    audit_record,
     eval_result,
     export_result,
     failed,
@@ -55,7 +56,8 @@ def test_the_worked_example_is_a_claim() -> None:
     assert without.statistic == pytest.approx(-11.83, abs=5e-3)
     assert without.p == pytest.approx(0.0004, abs=5e-5)
     assert claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)
-    assert claim.notes == ()
+    (note,) = claim.notes
+    assert "published score violates" in note and "sum to 81.40000" in note and "81.39999" in note
     assert "p = 0.0095" in claim.sentence and "1.11474" in claim.sentence
     assert set(claim.scores) == {"neural", "mixture", "published"}
 
@@ -109,6 +111,9 @@ def test_a_gain_above_the_margin_with_too_much_spread_is_none_and_says_how_many_
         (changed(kraft=KraftSums(0, 0.0, 0.0, 1.0, 0.0)), "mixture normalised", "not measured"),
         (changed(kraft=KraftSums(8, 0.0, 2e-4, 1.0, 0.0)), "mixture normalised", "off by 0.0002"),
         (changed(kraft=KraftSums(8, 0.0, math.nan, 1.0, 0.0)), "mixture normalised", "off by nan"),
+        ([finished(42, 1.1, audit=None)], "audit passed", "not audited for seed 42"),
+        ([finished(42, 1.1, audit=audit_record(positions=0))], "audit passed", "not audited for seed 42"),
+        ([finished(42, 1.1, audit=audit_record(violated=("1 causal",)))], "audit passed", "seed 42: 1 causal"),
     ],
 )
 def test_each_failed_condition_is_named_with_its_figure(seeds: list[SeedResult], name: str, figure: str) -> None:
@@ -239,13 +244,15 @@ def test_a_claim_never_stands_on_a_broken_rule(data: st.DataObject) -> None:
                 st.sampled_from([None, KraftSums(8, 0.0, 1e-6, 1.0, 0.0), KraftSums(8, 0.0, 1.0, 1.0, 0.0)])
             ),
         )
-        seeds.append(data.draw(st.sampled_from([finished(seed, 1.1, evaluate=evaluate), failed(seed)])))
+        audit = data.draw(st.sampled_from([None, audit_record(), audit_record(violated=("2 normalised",))]))
+        seeds.append(data.draw(st.sampled_from([finished(seed, 1.1, evaluate=evaluate, audit=audit), failed(seed)])))
     claim = judge(job(), seeds)
     sound = (
         [s.seed for s in sorted(seeds, key=lambda s: s.seed)] == [42, 1337, 2024]
         and all(s.status == "finished" for s in seeds)
         and all(s.evaluate is not None and s.evaluate.seconds <= 600 and not s.evaluate.repeat_tail for s in seeds)
         and all(s.evaluate and s.evaluate.kraft and s.evaluate.kraft.mixture_max_error < 1e-4 for s in seeds)
+        and all(s.audit is not None and not s.audit.violated for s in seeds)
     )
     assert sound or claim.verdict != "claim"
     assert claim.sentence

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from tiny import REPO, golf, only_run, write_job
 
+from golf_core.audit.report import AuditReport
 from golf_core.records import load
 from orchestrator.claim import RunResult
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.ray
 def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("run")
     (folder / "tmp").mkdir()
-    done = golf("run", str(write_job(folder)), "--address", "local", TMPDIR=str(folder / "tmp"))
+    job = write_job(folder, audit={"positions": 1})
+    done = golf("run", str(job), "--address", "local", TMPDIR=str(folder / "tmp"))
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(folder), done.stdout
 
@@ -38,7 +40,8 @@ def test_every_seed_is_finished_and_judged(finished: tuple[Path, str]) -> None:
         assert seed.train.seed == seed.seed and seed.train.steps == 3
         place = folder / f"seed-{seed.seed}"
         assert seed.export.weight_bytes == (place / "model.golf").stat().st_size
-        assert seed.export.code_bytes == (place / "train_gpt.pyz").stat().st_size
+        assert seed.export.code_bytes == (place / "train_gpt.py").stat().st_size
+        assert (place / "train_gpt_readable.py").is_file()
         kinds = [json.loads(line)["kind"] for line in (place / "log.jsonl").read_text().splitlines()]
         assert kinds.count("train_step") == 3 and kinds.count("chunk") == 4
     bpbs = {seed.evaluate.mixture.bpb for seed in result.seeds if seed.evaluate and seed.evaluate.mixture}
@@ -47,6 +50,33 @@ def test_every_seed_is_finished_and_judged(finished: tuple[Path, str]) -> None:
     assert result.claim.sentence in " ".join(output.split())
     assert len(result.provenance["git_commit"]) == 40 or result.provenance["git_commit"] == "unknown"
     assert result.provenance["hardware"] == "1 x cpu"
+
+
+def test_every_seed_audits_its_own_evaluation(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    result = load(RunResult, folder / "result.json")
+    for seed in result.seeds:
+        report = load(AuditReport, folder / f"seed-{seed.seed}" / "audit.json")
+        assert report.fast_path is not None and report.fast_path.trusted and report.passed
+        assert seed.audit is not None and seed.audit.positions == 1 and not seed.audit.violated
+        assert seed.audit.mixture_max_error < 1e-5 and seed.audit.neural_max_error < 1e-5
+        assert seed.audit.published_sum == pytest.approx(seed.audit.published_formula, rel=1e-4)
+    (condition,) = [c for c in result.claim.conditions if c.name == "audit passed"]
+    assert condition.holds and "audit passed" in output
+
+
+def test_golf_audit_of_a_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    done = golf("audit", str(folder), "--of-seed", "1337", "--positions", "1", "--out", str(tmp_path / "audit.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = load(AuditReport, tmp_path / "audit.json")
+    verdicts = {(c.name, c.score): c.verdict for c in report.conditions}
+    assert all(v == "holds" for (_, score), v in verdicts.items() if score in ("mixture", "neural"))
+    assert verdicts["no network", None] == verdicts["artifact size", None] == "holds"
+    (published,) = [s for s in report.sums if s.score == "published"]
+    assert published.total == pytest.approx(published.expected, rel=1e-4)
+    unknown = golf("audit", str(folder), "--of-seed", "5")
+    assert unknown.returncode == 2 and "--of-seed 5" in unknown.stderr
 
 
 def test_no_rank_leaves_its_files_behind(finished: tuple[Path, str]) -> None:

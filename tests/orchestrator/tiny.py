@@ -35,6 +35,7 @@ def write_job(folder: Path, **changes: Any) -> Path:
         "overrides": OVERRIDES,
         "seeds": [42, 1337, 2024],
         "data": "sample",
+        "audit": {"positions": 0},
         "baseline": {"name": "made up", "mean": 3.0, "bytes_per_token": 1.85},
         "output": str(folder / "runs"),
     }

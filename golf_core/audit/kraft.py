@@ -1,0 +1,204 @@
+"""Condition 2: do the losses at a position belong to one distribution?
+
+Every symbol of the alphabet takes the place of the token at a position in turn, the tokens before it unchanged, and
+exp(-loss) is summed. A code's sum is at most 1 (Kraft's inequality), a distribution's is 1. Above 1 the scorer is not
+normalised, or it looks at the token, or it has learned from the token before scoring it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golf_core.audit.causality import Watch
+from golf_core.audit.positions import Position
+from golf_core.audit.report import AuditOptions, KraftSum
+from golf_core.audit.scorer import Snapshot, Tokens
+from golf_core.audit.subject import F64, Subject
+
+Method = Literal["plain", "snapshot", "distribution"]
+Symbols = NDArray[np.int64]
+Z_999 = 3.2905
+"""Half width of a two-sided 99.9 % normal interval in standard errors."""
+
+
+class Source(Protocol):
+    """Where losses of substituted tokens come from."""
+
+    method: Method
+
+    def losses(self, position: Position, symbols: Symbols) -> F64:
+        """Losses [names, symbols] of the token at `position` as each of `symbols`."""
+        ...
+
+    def expected(self, position: Position) -> Mapping[str, float]:
+        """What the scorer's own formula says the sum is."""
+        ...
+
+
+class PlainSource:
+    """A plain run from the start for every substitute; earlier losses are watched on the way."""
+
+    method: Method = "plain"
+
+    def __init__(self, subject: Subject, tokens: Tokens, watch: Watch) -> None:
+        self._subject, self._tokens, self._watch = subject, tokens, watch
+
+    def losses(self, position: Position, symbols: Symbols) -> F64:
+        """One run for each symbol."""
+        changed = self._tokens.copy()
+        columns = []
+        for symbol in symbols:
+            changed[position.index] = symbol
+            values = self._subject.run(changed).values
+            self._watch.whole(values, position, "token replaced", single=True)
+            columns.append(values[:, position.index])
+        return np.stack(columns, axis=1)
+
+    def expected(self, position: Position) -> Mapping[str, float]:
+        """Formulas come with snapshots."""
+        return {}
+
+
+class SnapshotSource:
+    """Scores each substitute from a snapshot shortly before it."""
+
+    method: Method = "snapshot"
+
+    def __init__(self, subject: Subject, tokens: Tokens, snapshots: Mapping[int, Snapshot]) -> None:
+        self._subject, self._tokens, self.snapshots = subject, tokens, snapshots
+
+    def losses(self, position: Position, symbols: Symbols) -> F64:
+        """All symbols from one snapshot."""
+        snapshot = self.snapshots[position.index]
+        return self._subject.score_substitutes(snapshot, self._tokens, position.index, symbols)
+
+    def expected(self, position: Position) -> Mapping[str, float]:
+        """From the snapshot, if it has a formula."""
+        return self._subject.expected_sums(self.snapshots[position.index], self._tokens, position.index)
+
+
+def exact_sums(
+    source: Source, position: Position, names: Sequence[str], vocab: int, tolerance: float
+) -> tuple[list[KraftSum], F64]:
+    """The sum over all of the alphabet for each score, and the losses [names, V] that it was made of."""
+    losses = source.losses(position, np.arange(vocab))
+    expected = source.expected(position)
+    return [
+        _sum(name, position, losses[row], tolerance, source.method, expected.get(name))
+        for row, name in enumerate(names)
+    ], losses
+
+
+def distribution_sums(
+    names: Sequence[str], positions: Sequence[Position], log_probs: F64, tolerance: float
+) -> list[KraftSum]:
+    """Sums of distributions that the scorer gave: ln p [names, positions, V]."""
+    return [
+        _sum(name, position, -log_probs[row, i], tolerance, "distribution", None)
+        for i, position in enumerate(positions)
+        for row, name in enumerate(names)
+    ]
+
+
+FIRST_SAMPLE = 512
+"""Symbols that an estimate starts from: half of them the likeliest, the rest drawn. Doubled while it is too wide."""
+
+
+def estimated_sums(
+    source: Source,
+    position: Position,
+    names: Sequence[str],
+    ranking: Symbols,
+    options: AuditOptions,
+    rng: np.random.Generator,
+) -> list[KraftSum]:
+    """Stratified estimates with 99.9 % intervals: the top of `ranking` [V] measured, the rest sampled in strata.
+
+    The sample is doubled up to `options.exact_limit` symbols while an interval says neither that the sum is above 1
+    nor that it is about 1. An interval's lower end is never below the sum of what was measured, which is certain: no
+    probability is negative.
+    """
+    size = min(FIRST_SAMPLE, options.exact_limit)
+    while True:
+        sums = _stratified(source, position, names, ranking, size, options, rng)
+        told = all(s.low > 1.0 + options.kraft_tolerance or about_one(s, options.estimate_margin) for s in sums)
+        if told or size >= options.exact_limit:
+            return sums
+        size = min(2 * size, options.exact_limit)
+
+
+def about_one(estimate: KraftSum, margin: float) -> bool:
+    """Whether the whole interval lies within `margin` of 1; if it reaches far below, likely symbols were missed."""
+    return 1.0 - margin <= estimate.low and estimate.high <= 1.0 + margin
+
+
+def _stratified(
+    source: Source,
+    position: Position,
+    names: Sequence[str],
+    ranking: Symbols,
+    size: int,
+    options: AuditOptions,
+    rng: np.random.Generator,
+) -> list[KraftSum]:
+    top = ranking[: size // 2]
+    parts = [part for part in np.array_split(ranking[len(top) :], options.strata) if len(part)]
+    drawn = max(size // 2 // options.strata, 2)
+    samples = [rng.choice(part, min(drawn, len(part)), replace=False) for part in parts]
+    losses = source.losses(position, np.concatenate([top, *samples]))
+    expected = source.expected(position)
+    with np.errstate(over="ignore"):
+        probs = np.exp(-losses)
+    sums = []
+    for row, name in enumerate(names):
+        total, variance, offset = float(probs[row, : len(top)].sum()), 0.0, len(top)
+        for part, sample in zip(parts, samples, strict=True):
+            values = probs[row, offset : offset + len(sample)]
+            offset += len(sample)
+            total += len(part) * float(values.mean())
+            if len(sample) < len(part):
+                left_out = 1.0 - len(sample) / len(part)
+                variance += len(part) ** 2 * left_out * float(values.var(ddof=1)) / len(sample)
+        margin = Z_999 * variance**0.5
+        low = max(float(probs[row].sum()), total - margin)
+        whole = _sum(name, position, losses[row], options.loss_tolerance, source.method, expected.get(name))
+        sums.append(dataclasses.replace(whole, total=total, low=low, high=max(total + margin, low), exact=False))
+    return sums
+
+
+def likely_first(tokens: Tokens, position: int, vocab: int) -> Symbols:
+    """All symbols [V], those first that followed the token before `position` elsewhere in the text, then the frequent.
+
+    A guess about where probability lies, by which strata are formed; it need not be right, only helpful.
+    """
+    counts = np.bincount(tokens, minlength=vocab)[:vocab].astype(np.float64)
+    if position:
+        followers = tokens[1:][tokens[:-1] == tokens[position - 1]]
+        counts += len(tokens) * np.bincount(followers, minlength=vocab)[:vocab]
+    counts[tokens[position]] = np.inf
+    return np.argsort(-counts, kind="stable").astype(np.int64)
+
+
+def _sum(
+    name: str, position: Position, losses: F64, tolerance: float, method: Method, expected: float | None
+) -> KraftSum:
+    with np.errstate(over="ignore"):
+        total = float(np.exp(-losses).sum())
+    return KraftSum(
+        score=name,
+        position=position.index,
+        where=position.where,
+        total=total,
+        low=total,
+        high=total,
+        exact=True,
+        symbols=len(losses),
+        free_symbols=int((losses <= tolerance).sum()),
+        method=method,
+        expected=expected,
+    )

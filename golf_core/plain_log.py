@@ -1,0 +1,91 @@
+"""The log of a run as plain text, a line for each thing that happened, every figure as `name:value`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from golf_core.config import GolfConfig
+from golf_core.events import Event
+from golf_core.records import to_dict
+from golf_core.results import EvalResult, ExportResult, Score, TrainResult
+
+DIGITS = 8
+"""Decimals of final figures; those on the way have fewer."""
+RUNNING_DIGITS = 5
+
+
+def config_lines(config: GolfConfig) -> Iterator[str]:
+    """All fields of the configuration, a line for each group."""
+    groups = to_dict(config)
+    alone = {name: value for name, value in groups.items() if not isinstance(value, Mapping)}
+    for name, values in groups.items():
+        if isinstance(values, Mapping):
+            yield f"config {name} {named(values, None)}"
+    if alone:
+        yield f"config {named(alone, None)}"
+
+
+def event_line(event: Event) -> str:
+    """One event with all its figures."""
+    rest = dict(event.fields)
+    if event.kind == "note":
+        return f"note {rest['message']}"
+    if event.kind == "phase_started":
+        return f"{rest.pop('phase')} begins {named(rest, RUNNING_DIGITS)}".rstrip()
+    if event.kind == "phase_finished":
+        return f"{rest.pop('phase')} ends {named(rest, RUNNING_DIGITS)}"
+    counted = "chunk" if event.kind == "chunk" else "step"
+    total = f"/{rest.pop('total')}" if "total" in rest else ""
+    begin = f"{counted}:{rest.pop(counted)}{total}"
+    if event.kind == "train_step":
+        rest = {"train_loss" if name == "loss" else name: value for name, value in rest.items()}
+    return f"{begin} {named(rest, RUNNING_DIGITS)}"
+
+
+def result_lines(train: TrainResult | None, export: ExportResult | None, evaluate: EvalResult | None) -> Iterator[str]:
+    """The final figures of the stages that were run; the scores last."""
+    if train is not None:
+        yield f"train {named(to_dict(train))}"
+    if export is not None:
+        yield f"export {named(to_dict(export))} total_bytes:{export.total_bytes}"
+    if evaluate is None:
+        return
+    scores = {f.name: getattr(evaluate, f.name) for f in fields(evaluate)}
+    values = {name: value for name, value in to_dict(evaluate).items() if not isinstance(scores[name], Score)}
+    yield f"evaluate {named(values)}"
+    for name, score in scores.items():
+        if isinstance(score, Score):
+            yield f"final_{name} val_loss:{score.nats_per_token:.{DIGITS}f} val_bpb:{score.bpb:.{DIGITS}f}"
+
+
+def named(values: Mapping[str, Any], digits: int | None = DIGITS) -> str:
+    """`name:value` for each value; groups are opened (`kraft.positions:8`), lists of records left out.
+
+    Floating-point figures have `digits` decimals, or with None as many as they need.
+    """
+    return " ".join(f"{name}:{text}" for name, text in _leaves(values, digits, ""))
+
+
+def _leaves(values: Mapping[str, Any], digits: int | None, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, digits, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            if not any(isinstance(item, Mapping) for item in value):
+                yield prefix + name, ",".join(_shown(item, digits) for item in value) or "none"
+        else:
+            yield prefix + name, _shown(value, digits)
+
+
+def _shown(value: Any, digits: int | None) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value) and digits is not None:
+        # What is small, such as a rounding error, must not become 0.00000.
+        return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10.0 ** (2 - digits) else f"{value:g}"
+    return str(value).replace(" ", "_")
