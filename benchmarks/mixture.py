@@ -1,7 +1,7 @@
 """What each part of the mixture is worth, on whole texts, beside general-purpose compressors.
 
-    python benchmarks/mixture.py model.golf --tokenizer MODEL --preset small --threads 1 --markdown docs/mixture_table.md \\
-        --text validation.bin --text other.jsonl.xz
+    python benchmarks/mixture.py model.golf --tokenizer MODEL --preset small --threads 1 \\
+        --text validation.bin --text other.jsonl.xz --markdown docs/mixture_table.md
 
 A text is a shard (.bin) or documents (.jsonl, .jsonl.xz). The neural pass, test-time training included, runs once a
 text; its distributions are kept and mixed anew without one part after the other. Compressors that are not installed are
@@ -109,9 +109,10 @@ def heading(arguments: argparse.Namespace) -> list[str]:
         "# What the mixture is worth",
         "",
         "<!-- written by benchmarks/mixture.py -->",
-        f"{arguments.note} Preset {arguments.preset}, {device_name(single().device)}, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}, one rank. BPB; lower is better. Losses of the parts are those of the whole mixture "
-        "without them.".strip(),
+        f"{arguments.note} Preset {arguments.preset}, {device_name(single().device)}, "
+        f"{torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, one rank. Bits per byte: lower is better. Below the mixture, the mixture without "
+        "one part after the other; then what knows nothing of the model.".strip(),
     ]
 
 
@@ -214,8 +215,8 @@ def times(text: Text, artifact: Path, config: EvalConfig, tokens: int) -> str:
     ratio = statistics.median(a / b for a, b in pairs)
     with_it, without = (statistics.median(column) for column in zip(*pairs, strict=True))
     return (
-        f"Evaluation of the first {count:,} tokens, median of 3 pairs: {with_it:.1f} s with both mixtures, {without:.1f} s "
-        f"for the neural score alone; ratio pair by pair {ratio:.3f}."
+        f"Evaluation of the first {count:,} tokens, median of 3 pairs: {with_it:.1f} s with both mixtures, "
+        f"{without:.1f} s for the neural score alone; ratio pair by pair {ratio:.3f}."
     )
 
 

@@ -1,0 +1,241 @@
+"""One command: folders in, a typed report out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.verify.budgets import check_budgets
+from orchestrator.verify.check_claims import check, check_other, check_sum, value_text
+from orchestrator.verify.check_logs import check_files, check_seeds
+from orchestrator.verify.check_prose import check_said, read_readme, read_submission_texts, stated_baseline
+from orchestrator.verify.claims import Claim, claimed_seeds, headline, read_claims
+from orchestrator.verify.comparison import (
+    Baseline,
+    baseline_of,
+    check_comparisons,
+    compare,
+    findings,
+    matches,
+)
+from orchestrator.verify.evidence import Evidence
+from orchestrator.verify.figures import Place, Run
+from orchestrator.verify.final import Sources, final_stage, mean_of, sort_runs
+from orchestrator.verify.folder import FolderError, RecordFolder, plain, read_folder
+from orchestrator.verify.prose import Reading
+from orchestrator.verify.quantities import agreement, quantity
+from orchestrator.verify.readme_tables import check_tables
+from orchestrator.verify.report import FORMAT, Comparison, Finding, FolderReport, RunReport, VerifyReport
+from orchestrator.verify.submission_reader import SUBMISSION, Leaf
+
+_COMPARED = ("delta", "t", "df", "p", "baseline", "margin")
+_LOGGED = {
+    "steps": "steps",
+    "ms_per_step": "milliseconds a step",
+    "weight_bytes": "compressed weight bytes",
+    "code_bytes": "code bytes",
+    "parameters": "parameters",
+    "peak_memory_mib": "peak memory",
+    "world_size": "world size",
+}
+_EXPECTED = {"val_bpb": "a mean val_bpb", "val_loss": "a mean val_loss", "total_bytes": "the total bytes"}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A folder with all that was read of it."""
+
+    evidence: Evidence
+    claims: list[Claim]
+    others: list[Leaf]
+    broken: list[Leaf]
+    texts: Reading
+    paragraphs: Reading
+
+
+def verify(places: Sequence[Path], baseline: Path | None = None) -> VerifyReport:
+    """Check every folder; with `baseline`, against that folder's seeds.
+
+    Without it, a baseline whose means a folder states is looked for among the other folders given. Folders that cannot
+    be read at all are told in `unreadable`; an unreadable `baseline` raises `FolderError`.
+    """
+    given = _case(read_folder(baseline)) if baseline is not None else None
+    if given is not None and given.evidence.final is None:
+        raise FolderError(f"{plain(str(baseline))}: no log of it gives a score; name a folder with the baseline's logs")
+    cases, unreadable = [], []
+    for place in places:
+        try:
+            cases.append(_case(read_folder(place)))
+        except FolderError as error:
+            unreadable.append(str(error))
+    reports = tuple(_report(case, *_baselines(case, cases, given)) for case in cases)
+    return VerifyReport(FORMAT, reports, tuple(unreadable))
+
+
+def _case(folder: RecordFolder) -> _Case:
+    sources = sort_runs(folder.runs)
+    claims, others, broken = read_claims(folder.submission, _seeds(sources))
+    stated = headline(claims, "val_bpb")
+    final = final_stage(sources, stated.quantity if stated else None)
+    evidence = Evidence(folder, sources, final)
+    return _Case(
+        evidence, claims, others, broken, read_submission_texts(folder.submission.leaves), read_readme(evidence)
+    )
+
+
+def _seeds(sources: Sources) -> set[int]:
+    return {run.seed for run in (*sources.main, *sources.second, *sources.mixed) if run.seed is not None}
+
+
+def _baselines(case: _Case, cases: Sequence[_Case], given: _Case | None) -> tuple[Baseline | None, Baseline | None]:
+    """The baseline that the folder speaks of, and the one that it is compared with."""
+    stated = stated_baseline([case.texts, case.paragraphs], case.claims)
+    meant = stated
+    if stated is not None:
+        for other in [given, *cases] if given is not None else cases:
+            final, name = other.evidence.final, other.evidence.folder.name
+            if _differ(other, case) and final is not None and matches(stated, final):
+                source = f"the figures of {len(final.scores)} logs of {name}, whose means are those that are stated"
+                meant = baseline_of(name, final, source)
+                break
+    if given is None or given.evidence.final is None or not _differ(given, case):
+        return meant, meant
+    final, name = given.evidence.final, given.evidence.folder.name
+    other_one = baseline_of(name, final, f"the figures of {len(final.scores)} logs of {name}, '{final.label}'")
+    return meant or replace(other_one, assumed=True), other_one
+
+
+def _differ(one: _Case, other: _Case) -> bool:
+    return one.evidence.folder.place != other.evidence.folder.place
+
+
+def _report(case: _Case, meant: Baseline | None, baseline: Baseline | None) -> FolderReport:
+    evidence = case.evidence
+    compared: Comparison | None = None
+    if baseline is not None and evidence.final is not None and evidence.final.scores:
+        compared = compare(evidence.final, baseline)
+    found = tuple(_findings(case, meant, compared))
+    runs = (*evidence.runs, *evidence.sources.second, *evidence.sources.mixed)
+    return FolderReport(
+        folder=evidence.folder.name,
+        runs=tuple(_run_report(run) for run in runs),
+        final=evidence.final,
+        comparison=compared,
+        findings=found,
+        sentence=_sentence(found, len(runs)),
+    )
+
+
+def _findings(case: _Case, baseline: Baseline | None, compared: Comparison | None) -> Iterator[Finding]:
+    evidence, submission = case.evidence, case.evidence.folder.submission
+    yield from check_files(evidence)
+    yield from check_seeds(evidence, claimed_seeds(submission, _seeds(evidence.sources)))
+    yield from _final_line(evidence)
+    for leaf in case.broken:
+        detail = "it is not a finite number of ordinary size"
+        text, where = str(leaf.value)[:40], (Place(SUBMISSION, leaf.line),)
+        yield Finding("submission", leaf.where[:120], "problem", "differs", text, "", detail, where)
+    for claim in case.claims:
+        if claim.aggregate not in _COMPARED:
+            yield check(claim, evidence)
+    yield from check_sum(case.claims)
+    for leaf in case.others:
+        yield check_other(leaf, evidence)
+    yield from check_said(case.texts, "submission", evidence, baseline)
+    yield from _name(evidence)
+    yield from check_said(case.paragraphs, "readme", evidence, baseline)
+    yield from check_tables(evidence)
+    yield from check_budgets(evidence, case.claims, submission)
+    yield from check_comparisons(case.claims, evidence.final, baseline)
+    if compared is not None:
+        yield from findings(compared)
+    yield from _spread(evidence)
+    yield from _absent(evidence, case.claims)
+
+
+def _final_line(evidence: Evidence) -> Iterator[Finding]:
+    final = evidence.final
+    if final is None:
+        if evidence.runs:
+            detail = "no log gives a score in bits per byte"
+            yield Finding("logs", "final figure", "absent", "absent", "", "", detail, ())
+        return
+    where = tuple(score.val_bpb.place for score in final.scores)
+    mean = value_text(mean_of([score.val_bpb for score in final.scores]), "val_bpb")
+    yield Finding("logs", "final figure", "note", "stated", "", mean, f"'{final.label}': {final.reason}", where)
+
+
+def _name(evidence: Evidence) -> Iterator[Finding]:
+    """A score in the folder's own name."""
+    found = re.search(r"(?<![\d.])(\d\.\d{3,8})(?![\d.])", evidence.folder.name)
+    claimed = quantity(found[1]) if found else None
+    if claimed is None or evidence.final is None or not evidence.final.scores:
+        return
+    mean = mean_of([score.val_bpb for score in evidence.final.scores])
+    verdict = agreement(claimed, mean, computed=True)
+    text, where = value_text(mean, "val_bpb"), tuple(score.val_bpb.place for score in evidence.final.scores)
+    detail = f"mean of '{evidence.final.label}' over {len(evidence.final.scores)} logs"
+    if verdict == "differs":
+        yield Finding("files", "folder name", "note", "differs", claimed.text, text, detail, where)
+    else:
+        yield Finding("files", "folder name", "ok", verdict, claimed.text, text, detail, where)
+
+
+def _spread(evidence: Evidence) -> Iterator[Finding]:
+    final = evidence.final
+    if final is None or final.bpb is None or final.bpb.sd is None:
+        return
+    for name, summary in (("bits per byte", final.bpb), ("nats a token", final.nats)):
+        if summary is not None and summary.sd is not None and summary.ci95 is not None:
+            found = f"{summary.mean:.8f} ± {summary.sd:.8f}"
+            low, high = summary.ci95
+            detail = f"mean and sample standard deviation over {summary.n} logs; 95% interval {low:.5f} to {high:.5f}"
+            yield Finding("statistics", name, "note", "stated", "", found, detail, ())
+
+
+def _absent(evidence: Evidence, claims: Sequence[Claim]) -> Iterator[Finding]:
+    """What a reader would look for and does not find."""
+    submission = evidence.folder.submission
+    if submission.present and not submission.fault:
+        for figure, words in _EXPECTED.items():
+            if not any(claim.figure == figure and claim.seed is None for claim in claims):
+                yield Finding(
+                    "submission", figure, "absent", "absent", "", "", f"{SUBMISSION} does not give {words}", ()
+                )
+        if len(evidence.runs) > 1 and not any(c.aggregate == "sd" and c.figure == "val_bpb" for c in claims):
+            detail = f"{SUBMISSION} has no field for the standard deviation"
+            yield Finding("submission", "val_bpb_std", "absent", "absent", "", "", detail, ())
+    for figure, words in _LOGGED.items():
+        without = [run.key for run in evidence.runs if figure not in run.figures]
+        if without:
+            detail = f"not in the log{'s' if len(without) > 1 else ''} of {', '.join(without[:8])}"
+            yield Finding("logs", words, "absent", "absent", "", "", detail, ())
+
+
+def _run_report(run: Run) -> RunReport:
+    return RunReport(
+        file=run.file,
+        part=run.part,
+        seed=run.seed,
+        seed_source=run.seed_source,
+        kind=run.kind,
+        figures=run.figures,
+        stages=run.stages,
+        losses=run.losses,
+        losses_cut=run.losses_cut,
+        mixed=run.mixed,
+    )
+
+
+def _sentence(found: Sequence[Finding], runs: int) -> str:
+    problems = [finding for finding in found if finding.status == "problem"]
+    agreeing = sum(finding.verdict in ("confirmed", "rounding") for finding in found)
+    against = f"{runs} run{'s' if runs != 1 else ''} in the logs"
+    if not problems:
+        return f"Everything that could be checked holds: {agreeing} claimed figures agree with {against}."
+    subjects = list(dict.fromkeys(finding.subject for finding in problems))
+    listed = "; ".join(subjects[:6]) + (f"; and {len(subjects) - 6} more" if len(subjects) > 6 else "")
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return f"{count}: {listed}. {agreeing} claimed figures agree with {against}."

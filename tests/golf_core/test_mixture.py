@@ -1,0 +1,279 @@
+"""The valid mixture as a whole: against a plain reference, its properties, and within an evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import mixture_reference as plain
+import numpy as np
+import pytest
+import torch
+from golden_case import small_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mixture_cases import CONFIGS, NOTHING, RANKS, Case, Floats, Outcome, case_of, chunks, go, mixed
+
+from golf_core.config import MixerConfig
+from golf_core.data.tokenizer import BOS
+from golf_core.evaluate.score import SCORERS, Evaluator, Losses
+from golf_core.evaluate.windows import Windows
+from golf_core.mixture.mixer import Mixer
+
+SWITCHES = {
+    "all": MixerConfig(update_tokens=16),
+    "no text": MixerConfig(orders=0, update_tokens=16),
+    "unigram and bigram": MixerConfig(orders=1, update_tokens=16),
+    "no document": MixerConfig(document_orders=0, update_tokens=16),
+    "no match": MixerConfig(match_tokens=0, update_tokens=16),
+    "no tilt": MixerConfig(tilt=False, update_tokens=16),
+    "no confidence": MixerConfig(confidence=False, update_tokens=16),
+    "single weights": MixerConfig(context_weights=False, update_tokens=16),
+    "nothing": MixerConfig(0, 0, 0, tilt=False, confidence=False, context_weights=False, update_tokens=16),
+}
+
+
+def reference(config: MixerConfig, case: Case, ends: Sequence[int]) -> tuple[Floats, plain.PlainMixture]:
+    """The plain mixture's distributions [n, vocab]."""
+    mixture = plain.PlainMixture(config, case.vocab, case.tokens.tolist())
+    return mixture.run(case.log_probs.double().numpy(), ends), mixture
+
+
+# --- against the reference ---------------------------------------------------------------------------------------
+
+
+def agree(config: MixerConfig, case: Case, chunk: int, batch: int) -> None:
+    """Every loss, every whole distribution and the last weights."""
+    ours = mixed(config, case, chunk, batch, torch.arange(case.count))
+    expected, mixture = reference(config, case, chunks(case.count, chunk))
+    np.testing.assert_allclose(ours.nll, plain.losses(expected, case.tokens.tolist()), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.distributions.numpy(), expected, rtol=1e-8, atol=1e-12)
+    np.testing.assert_array_equal(ours.at.numpy(), np.arange(case.count))
+    np.testing.assert_allclose(list(ours.mixer.ladder.shares().values()), mixture.share.weights, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_mixture_against_the_reference(name: str) -> None:
+    agree(SWITCHES[name], case_of(11, 420, 7), chunk=150, batch=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    config=CONFIGS,
+    vocab=st.integers(2, 12),
+    count=st.integers(1, 130),
+    seed=st.integers(0, 2**16),
+    sharpness=st.sampled_from((0.0, 1.0, 6.0)),
+    chunk=st.sampled_from((20, 64, 200)),
+    batch=st.integers(1, 70),
+)
+def test_random_mixtures_against_the_reference(
+    config: MixerConfig, vocab: int, count: int, seed: int, sharpness: float, chunk: int, batch: int
+) -> None:
+    # A little off the round probabilities of a uniform distribution, which may fall on a bin's edge.
+    agree(config, case_of(vocab, count, seed, sharpness + 1e-3), chunk, batch)
+
+
+def test_single_precision_is_near() -> None:
+    """As in an evaluation, whose neural distributions are float32."""
+    case = case_of(12, 400, 1)
+    ours = mixed(MixerConfig(update_tokens=50), replace(case, log_probs=case.log_probs.float()), 200)
+    expected, _ = reference(MixerConfig(update_tokens=50), case, chunks(400, 200))
+    np.testing.assert_allclose(ours.nll, plain.losses(expected, case.tokens.tolist()), rtol=0, atol=1e-5)
+
+
+# --- properties --------------------------------------------------------------------------------------------------
+
+
+def is_distribution(outcome: Outcome, case: Case, tolerance: float) -> None:
+    """Sums to one, is positive everywhere, and is what the score says."""
+    rows = outcome.distributions
+    assert rows.shape == (len(outcome.at), case.vocab) and rows.dtype == torch.float64
+    assert float((rows.sum(1) - 1.0).abs().max()) < tolerance
+    assert float(rows.min()) > 0.0
+    said = -rows.gather(1, case.tokens[outcome.at + 1, None])[:, 0].log().numpy()
+    np.testing.assert_allclose(outcome.nll[outcome.at.numpy()], said, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(outcome.nll).all() and (outcome.nll > -1e-9).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    config=CONFIGS,
+    vocab=st.sampled_from((2, 7, 33)),
+    seed=st.integers(0, 2**16),
+    sharpness=st.sampled_from((0.5, 5.0, 40.0, 1000.0)),
+    single_precision=st.booleans(),
+)
+def test_a_distribution_at_every_position(
+    config: MixerConfig, vocab: int, seed: int, sharpness: float, single_precision: bool
+) -> None:
+    """Even where the neural expert gives the token no probability that float64 can hold."""
+    dtype = torch.float32 if single_precision else torch.float64
+    case = case_of(vocab, 200, seed, sharpness, dtype)
+    outcome = mixed(config, case, 90, 33, torch.arange(0, 200, 3))
+    # float32 distributions do not sum to one exactly, and a mixture of them does not either.
+    is_distribution(outcome, case, 1e-5 if single_precision else 1e-9)
+
+
+@pytest.mark.parametrize("vocab", [2, 7, 1024, 8192])
+def test_vocabularies(vocab: int) -> None:
+    case = case_of(vocab, 300, vocab)
+    outcome = mixed(MixerConfig(update_tokens=64), case, 128, 64, torch.arange(0, 300, 13))
+    is_distribution(outcome, case, 1e-9)
+    single_precision = replace(case, log_probs=case.log_probs.float())
+    again = mixed(MixerConfig(update_tokens=64), single_precision, 128, 64, torch.arange(0, 300, 13))
+    is_distribution(again, single_precision, 1e-5)
+    np.testing.assert_allclose(again.nll, outcome.nll, atol=1e-4)
+
+
+@pytest.mark.parametrize("lowest", [-1000.0, -torch.inf])
+def test_tokens_that_the_model_rules_out(lowest: float) -> None:
+    """The model is certain, and wrong nearly always: the mixture stays finite, and learns better."""
+    case = case_of(20, 600, 3)
+    log_probs = torch.full((600, 20), lowest)
+    log_probs[:, 3] = 0.0
+    outcome = mixed(MixerConfig(update_tokens=32), replace(case, log_probs=log_probs), 200, at=torch.arange(600))
+    is_distribution(outcome, case, 1e-6)
+    assert outcome.nll[300:].mean() < np.log(20)
+
+
+@pytest.mark.parametrize("config", [MixerConfig(update_tokens=32), MixerConfig(update_tokens=7, context_weights=False)])
+def test_nothing_is_known_of_later_tokens(config: MixerConfig) -> None:
+    """Other tokens after position t, and what a model would make of them, change nothing up to t: not a bit."""
+    case, chunk = case_of(9, 320, 5), 128
+    where = torch.tensor([0, 1, 31, 32, 100, 127, 128, 129, 255, 256, 318, 319])
+    expected = mixed(config, case, chunk, at=where)
+    rng = np.random.default_rng(0)
+    for row, t in enumerate(where.tolist()):
+        tokens, log_probs = case.tokens.clone(), case.log_probs.clone()
+        tokens[t + 1 :] = torch.from_numpy(rng.integers(0, 9, 320 - t))
+        tokens[t + 1] = (case.tokens[t + 1] + 1) % 9
+        log_probs[t + 1 :] = torch.log_softmax(torch.from_numpy(rng.normal(size=(319 - t, 9))), dim=1)
+        found = mixed(config, Case(9, tokens, log_probs), chunk, at=where)
+        np.testing.assert_array_equal(found.nll[:t], expected.nll[:t])
+        # The distribution at t itself: everything but which token came out.
+        np.testing.assert_array_equal(found.distributions[: row + 1].numpy(), expected.distributions[: row + 1].numpy())
+        assert found.nll[t] != expected.nll[t]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), config=CONFIGS, seed=st.integers(0, 2**16), batch=st.integers(1, 80))
+def test_a_chunk_in_several_calls(data: st.DataObject, config: MixerConfig, seed: int, batch: int) -> None:
+    """Cut at multiples of update_tokens from the chunk's first position: the same figures, whatever is measured."""
+    case, ends = case_of(8, 230, seed), [0, 100, 200, 230]
+    inner = [e for begin, end in pairwise(ends) for e in range(begin, end, config.update_tokens)]
+    edges = sorted({*ends, *data.draw(st.lists(st.sampled_from(inner), max_size=6))})
+    whole = mixed(config, case, 100, 50, torch.tensor([0, 99, 150]))
+    where = torch.tensor([0, 1, 77, 98, 99, 100, 150, 229])
+    cut = go(Mixer(config, 8, case.tokens, RANKS), case.neural, edges, ends, batch, where)
+    np.testing.assert_allclose(cut.nll, whole.nll, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(cut.distributions[[0, 4, 6]].numpy(), whole.distributions.numpy(), atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(halts=st.lists(st.integers(1, 199), max_size=4), seed=st.integers(0, 2**16))
+def test_calls_cut_anywhere(halts: list[int], seed: int) -> None:
+    """The weights learn where a call ends, too; after that, at multiples of update_tokens as before."""
+    case, ends, config = case_of(8, 200, seed), [0, 90, 200], MixerConfig(update_tokens=16)
+    edges = sorted({*ends, *halts})
+    ours = go(Mixer(config, 8, case.tokens, RANKS), case.neural, edges, ends, 30, NOTHING)
+    expected = plain.PlainMixture(config, 8, case.tokens.tolist()).run(case.log_probs.numpy(), ends, halts)
+    np.testing.assert_allclose(ours.nll, plain.losses(expected, case.tokens.tolist()), rtol=0, atol=1e-9)
+
+
+def test_the_same_again_and_from_a_copy() -> None:
+    """A copy goes on as the original would; what it goes through leaves no trace in the original."""
+    case, other = case_of(10, 500, 2), case_of(10, 500, 3)
+    config, edges = MixerConfig(update_tokens=32), [0, 96, 160, 320, 384, 500]
+    ends = [160, 320, 500]
+    expected = go(Mixer(config, 10, case.tokens, RANKS), case.neural, edges, ends, 40, NOTHING)
+    again = go(Mixer(config, 10, case.tokens, RANKS), case.neural, edges, ends, 40, NOTHING)
+    np.testing.assert_array_equal(again.nll, expected.nll)
+    for stop in (1, 2, 4):  # within a chunk, between two, within the last
+        begin = edges[stop]
+        original = Mixer(config, 10, case.tokens.clone(), RANKS)
+        start = go(original, case.neural, edges[: stop + 1], ends, 40, NOTHING)
+        twin = copy.deepcopy(original)
+        twin._tokens[begin + 1 :] = other.tokens[begin + 1 :]
+        go(twin, other.neural, edges[stop:], ends, 40, NOTHING)
+        # One that shares the tables leaves none either, as long as nothing is learnt from what it scored.
+        original.settle()
+        sharing = copy.deepcopy(original, {id(table): table for table in original.tables})
+        sharing._tokens[begin + 1 :] = other.tokens[begin + 1 :]
+        go(sharing, other.neural, edges[stop : stop + 2], ends, 40, NOTHING)
+        heir = copy.deepcopy(original)
+        for mixer in (original, heir):
+            rest = go(mixer, case.neural, edges[stop:], ends, 40, NOTHING)
+            np.testing.assert_array_equal(np.concatenate((start.nll, rest.nll)), expected.nll)
+
+
+@pytest.mark.parametrize("tokens", [[BOS] * 60, [BOS, BOS, 0] * 20, [0] * 59 + [BOS], [3] * 60, [0, BOS]])
+def test_odd_texts(tokens: list[int]) -> None:
+    """Empty documents, no documents, and a text of a single prediction."""
+    count = len(tokens) - 1
+    log_probs = torch.log_softmax(torch.randn(count, 5, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    case = Case(5, torch.tensor(tokens), log_probs)
+    outcome = mixed(MixerConfig(update_tokens=8), case, 32, 9, torch.arange(count))
+    is_distribution(outcome, case, 1e-9)
+    agree(MixerConfig(update_tokens=8), case, 32, 9)
+    if count > 50:
+        assert outcome.nll[-20:].mean() < 0.7 * case.neural_nll.mean()
+
+
+# --- in an evaluation --------------------------------------------------------------------------------------------
+
+COUNT, UPDATE = 2600, 100  # no multiple of the stride: calls are cut within windows
+
+
+def evaluator() -> Evaluator:
+    case = small_case()
+    config = case.eval_config(
+        repeat_tail=False, batch_windows=7, kraft_positions=3, mixer=MixerConfig(update_tokens=UPDATE)
+    )
+    text = case.text
+    cut = replace(text, tokens=text.tokens[: COUNT + 1], target_bytes=text.target_bytes[:COUNT])
+    return Evaluator(case.model("dequantised"), config, cut, RANKS)
+
+
+def cut_windows(windows: Windows, edges: Sequence[int]) -> list[Windows]:
+    """The windows cut at some positions, each a group that one call scores."""
+    groups = []
+    for begin, end in pairwise(edges):
+        part = windows[np.flatnonzero((windows.last > begin) & (windows.first < end))]
+        groups.append(Windows(part.start, np.maximum(part.first, begin), np.minimum(part.last, end)))
+    return groups
+
+
+def joined(parts: Sequence[Losses]) -> dict[str, Floats]:
+    """Losses [n] by scorer; each position must come once and in order."""
+    columns: dict[str, list[Floats]] = {name: [] for name in SCORERS}
+    for part in parts:
+        for name, nll in part.by_scorer.items():
+            assert part.first == sum(map(len, columns[name]))
+            columns[name].append(nll.double().numpy())
+    return {name: np.concatenate(column) for name, column in columns.items()}
+
+
+def test_an_evaluation_in_several_calls() -> None:
+    """The losses of one call a chunk, whose sums are the result's; and the same from several calls."""
+    whole, cut, plainly = evaluator(), evaluator(), evaluator().run()
+    parts: dict[int, list[Losses]] = {0: [], 1: []}
+    for chunk in range(whole.num_chunks):
+        windows = whole.windows_of(chunk)
+        parts[0] += whole.score_windows(windows, chunk_ends=True)
+        whole.adapt(chunk)
+        first, last = int(windows.first[0]), int(windows.last[-1])
+        edges = sorted({first, last, *(e for e in (first + UPDATE, first + 5 * UPDATE) if e < last)})
+        groups = cut_windows(windows, edges)
+        for number, group in enumerate(groups, start=1):
+            parts[1] += cut.score_windows(group, chunk_ends=number == len(groups))
+        cut.adapt(chunk)
+    once, several = joined(parts[0]), joined(parts[1])
+    assert plainly.mixture is not None and plainly.published is not None
+    for name in SCORERS:
+        assert once[name].shape == (COUNT,)
+        assert float(once[name].sum()) == pytest.approx(getattr(plainly, name).nats_per_token * COUNT, rel=1e-12)
+        np.testing.assert_allclose(several[name], once[name], rtol=0, atol=1e-5)
+    assert plainly.kraft is not None and plainly.kraft.mixture_max_error < 1e-5

@@ -1,0 +1,572 @@
+"""`golf verify` on folders made up here: each has one thing wrong, and that is what is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from verify_builders import RUNS, MadeRun, changed, claims, finding, log_lines, problems, report_of, write_folder
+
+from golf_core.plain_log import result_lines
+from golf_core.results import EvalResult, ExportResult, Score, TrainResult
+from orchestrator.verify.quantities import agreement, quantity
+from orchestrator.verify.report import FolderReport
+from orchestrator.verify.verifier import verify
+
+
+def test_a_folder_that_holds(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "good"))
+    assert report.holds, problems(report)
+    assert verify([tmp_path / "good"]).exit_code == 0
+    for run in RUNS:
+        for field in ("val_bpb", "val_loss", "artifact_bytes", "steps", "train_seconds", "eval_seconds", "ms_per_step"):
+            assert finding(report, f"seed_results.{run.seed}.{field}").verdict == "confirmed", field
+
+
+# --- claims ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("val_bpb", 1.11769012, "1.11869012"),
+        ("val_loss", 1.8, "1.88879639"),
+        ("bytes_total", 15_902_344, "15,902,345 bytes"),
+    ],
+)
+def test_a_wrong_figure(tmp_path: Path, field: str, value: float, found: str) -> None:
+    report = report_of(write_folder(tmp_path / "f", **{field: value}))
+    assert problems(report) == {field}
+    assert finding(report, field).verdict == "differs" and finding(report, field).found.startswith(found[:8])
+
+
+def test_a_wrong_figure_of_a_seed_names_its_line(tmp_path: Path) -> None:
+    submission = claims()
+    submission["seed_results"]["1337"]["steps"] = 6_911
+    report = report_of(write_folder(tmp_path / "f", submission=submission))
+    wrong = finding(report, "seed_results.1337.steps")
+    assert problems(report) == {"seed_results.1337.steps"}
+    assert (wrong.claimed, wrong.found) == ("6911", "6,910")
+    text = (tmp_path / "f" / "submission.json").read_text().splitlines()
+    assert "6911" in text[wrong.evidence[0].line - 1]
+    log = (tmp_path / "f" / "train_seed1337.log").read_text().splitlines()
+    assert wrong.evidence[1].file == "train_seed1337.log" and "step:6910" in log[wrong.evidence[1].line - 1]
+
+
+def test_figures_of_two_seeds_swapped(tmp_path: Path) -> None:
+    submission = claims()
+    results = submission["seed_results"]
+    results["42"]["val_bpb"], results["2024"]["val_bpb"] = results["2024"]["val_bpb"], results["42"]["val_bpb"]
+    report = report_of(write_folder(tmp_path / "f", submission=submission))
+    wrong = finding(report, "seed_results.42.val_bpb")
+    assert wrong.verdict == "differs" and "the log of seed 2024" in wrong.detail
+    assert wrong.found == "1.11912345"  # what seed 42's own log gives
+    assert len(problems(report)) == 2
+
+
+def test_the_figure_of_another_stage(tmp_path: Path) -> None:
+    submission = claims()
+    submission["seed_results"]["42"]["val_bpb"] = 1.14992068  # before the sliding window
+    report = report_of(write_folder(tmp_path / "f", submission=submission))
+    assert "another stage ('final_int6_roundtrip')" in finding(report, "seed_results.42.val_bpb").detail
+
+
+def test_rounding_is_told_from_a_difference(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f", val_bpb=1.1187, val_loss=1.889))
+    assert finding(report, "val_bpb").verdict == "rounding" and finding(report, "val_loss").verdict == "rounding"
+    assert report.holds
+    report = report_of(write_folder(tmp_path / "g", val_bpb=1.1186))
+    assert finding(report, "val_bpb").verdict == "differs"
+
+
+def test_population_deviation_is_a_note(tmp_path: Path) -> None:
+    values = [run.bpb for run in RUNS]
+    sample, population = float(scipy.stats.tstd(values)), float(scipy.stats.tstd(values)) * (2 / 3) ** 0.5
+    report = report_of(write_folder(tmp_path / "f", val_bpb_std=round(sample, 8)))
+    assert finding(report, "val_bpb_std").verdict == "confirmed"
+    report = report_of(write_folder(tmp_path / "g", val_bpb_std=round(population, 8)))
+    note = finding(report, "val_bpb_std")
+    assert note.status == "note" and "population" in note.detail and f"{sample:.8f}" in note.detail
+    report = report_of(write_folder(tmp_path / "h", val_bpb_std=0.0009))
+    assert finding(report, "val_bpb_std").verdict == "differs"
+
+
+def test_a_total_of_a_smaller_seed_is_a_note(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f", bytes_total=RUNS[0].total_bytes))
+    note = finding(report, "bytes_total")
+    assert note.status == "note" and "the largest of 3 is 15,902,345 bytes" in note.detail
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        [{"seed": run.seed, "val_bpb": run.bpb, "steps": run.steps} for run in RUNS],
+        {f"seed_{run.seed}": {"val_bpb": run.bpb, "steps": run.steps} for run in RUNS},
+        {f"val_bpb_seed{run.seed}": run.bpb for run in RUNS},
+    ],
+    ids=["list of objects", "named keys", "flat keys"],
+)
+def test_other_ways_to_write_the_seeds(tmp_path: Path, seeds: object) -> None:
+    report = report_of(write_folder(tmp_path / "f", seeds=None, seed_results=None, results=seeds))
+    assert report.holds, problems(report)
+    agreeing = [f for f in report.findings if f.subject.startswith("results") and f.verdict == "confirmed"]
+    assert len(agreeing) == (3 if isinstance(seeds, dict) and "val_bpb_seed42" in seeds else 6)
+    assert finding(report, "seeds").verdict == "confirmed"
+
+
+def test_groups_of_figures(tmp_path: Path) -> None:
+    """What a group is called says whose its figures are, and of which stage."""
+    groups = {
+        "baseline": {"val_bpb": 1.2244, "bytes_total": 1},
+        "int6_roundtrip": {"val_bpb": 1.14992068},
+        "attempts": {"1": {"val_bpb": 1.5}, "2024": {"val_bpb": RUNS[2].bpb}},
+    }
+    report = report_of(write_folder(tmp_path / "f", **groups))
+    assert report.holds, problems(report)
+    assert finding(report, "baseline.val_bpb").verdict == "confirmed"  # it is what the comparison is made with
+    assert report.comparison is not None and report.comparison.mean_bpb == 1.2244
+    assert finding(report, "int6_roundtrip.val_bpb").verdict == "confirmed"
+    assert finding(report, "attempts.2024.val_bpb").verdict == "confirmed"
+    assert finding(report, "attempts.1.val_bpb").status == "absent"
+
+
+def test_the_compressed_total_counts(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    for log in place.glob("*.log"):
+        text = log.read_text()
+        log.write_text(text.replace("Code size", "Total submission size: 106271533 bytes\nCode size"))
+    report = report_of(place)
+    assert report.holds, problems(report)
+    assert finding(report, "total bytes, seed 42").found == "15,890,123 bytes"
+
+
+def test_the_last_validation_can_be_the_claim(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f", val_bpb=1.1433, val_loss=1.9304, seed_results=None))
+    assert report.final is not None and report.final.label == "last validation"
+    assert report.holds, problems(report)
+
+
+def test_a_clock_in_minutes_cannot_show_a_cap(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f", seed_results=None)
+    log = place / "train_seed42.log"
+    log.write_text(log.read_text().replace("train_time:599400ms", "train_time: 10.0m"))
+    clock = finding(report_of(place), "training clock, seed 42")
+    assert clock.status == "note" and "given to 6 s only" in clock.detail
+
+
+def test_settings_are_looked_up_by_their_names(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f", warmup_steps=20, iterations=9000, dropout=0.1))
+    assert finding(report, "warmup_steps").verdict == "confirmed"
+    assert finding(report, "iterations").verdict == "differs" and finding(report, "iterations").found == "20000"
+    assert finding(report, "dropout").status == "absent"
+
+
+def test_own_parts_that_do_not_sum(tmp_path: Path) -> None:
+    parts = {"code_bytes": 90_000, "model_bytes": 15_812_345}
+    assert finding(report_of(write_folder(tmp_path / "f", **parts)), "code_bytes + model_bytes").verdict == "holds"
+    report = report_of(write_folder(tmp_path / "g", **(parts | {"bytes_total": 15_902_000})))
+    assert "-345 bytes" in finding(report, "code_bytes + model_bytes").detail
+
+
+# --- texts -----------------------------------------------------------------------------------------
+
+
+def test_figures_in_a_blurb(tmp_path: Path) -> None:
+    text = "Better than ever. 3-seed mean: 1.1187 (std 0.0005). Uses warmup_steps=20; all artifacts under 16MB."
+    report = report_of(write_folder(tmp_path / "f", blurb=text))
+    assert report.holds, problems(report)
+    assert finding(report, "blurb: mean in BPB").verdict == "rounding"
+    assert finding(report, "blurb: standard deviation in BPB").verdict == "rounding"
+    assert finding(report, "blurb: number of seeds").verdict == "confirmed"
+    wrong = text.replace("1.1187", "1.1177").replace("3-seed", "5-seed")
+    report = report_of(write_folder(tmp_path / "g", blurb=wrong))
+    assert problems(report) == {"blurb: mean in BPB", "blurb: number of seeds"}
+
+
+def test_readme_tables_and_paragraphs(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    rows = "\n".join(f"| {r.seed} | {r.steps:,} | {r.bpb:.4f} | {r.total_bytes:,} | -0.02 |" for r in RUNS)
+    readme = "# Record\n\n| Seed | Steps | val_bpb | Artifact | TTT gain |\n|---|---|---|---|---|\n" + rows
+    readme += "\n| **Mean** | | **1.1187** | | |\n\nMean **1.11869** BPB.\n\n```\nval_bpb 9.9 BPB\n```\n"
+    (place / "README.md").write_text(readme)
+    report = report_of(place)
+    assert report.holds, problems(report)
+    cells = [f for f in report.findings if f.topic == "readme"]
+    assert len([f for f in cells if f.verdict in ("confirmed", "rounding")]) == 11
+    swapped = readme.replace(f"| 42 | {RUNS[0].steps:,}", f"| 42 | {RUNS[1].steps:,}").replace("1.1191", "1.1192")
+    (place / "README.md").write_text(swapped)
+    report = report_of(place)
+    assert problems(report) == {"README.md, 'Steps' of 42", "README.md, 'val_bpb' of 42"}
+    assert "the log of seed 1337" in finding(report, "README.md, 'Steps' of 42").detail
+
+
+# --- logs and seeds --------------------------------------------------------------------------------
+
+
+def test_a_claimed_seed_without_a_log(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    (place / "train_seed2024.log").unlink()
+    report = report_of(place)
+    assert finding(report, "seed 2024").detail == "claimed, but has no log"
+    assert finding(report, "number of seeds").verdict == "broken"
+    assert finding(report, "seed_results.2024.steps").status == "absent"
+
+
+def test_a_log_whose_seed_is_not_claimed(tmp_path: Path) -> None:
+    submission = claims(RUNS[:3])
+    extra = MadeRun(7, 1.12555555)
+    report = report_of(write_folder(tmp_path / "f", (*RUNS, extra), submission))
+    assert "not among the claimed seeds" in finding(report, "seed 7").detail
+    # Dropping it would be choosing: the mean is that of all logs.
+    assert finding(report, "val_bpb").verdict == "differs"
+
+
+def test_a_copy_of_a_log_under_another_seed(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    (place / "train_seed2024.log").write_bytes((place / "train_seed42.log").read_bytes())
+    report = report_of(place)
+    twin = finding(report, "train_seed2024.log")
+    assert twin.status == "problem" and "byte-identical to train_seed42.log" in twin.detail
+    assert finding(report, "seed 2024").detail == "claimed, but has no log"
+
+
+def test_a_copy_without_a_seed_is_a_note(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    (place / "train.log").write_bytes((place / "train_seed42.log").read_bytes())
+    report = report_of(place)
+    assert finding(report, "train.log").status == "note" and report.holds
+
+
+def test_two_different_logs_of_one_seed(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    (place / "train_seed42_again.log").write_text("\n".join(log_lines(MadeRun(42, 1.13))))
+    report = report_of(place)
+    assert "a further run of seed 42" in finding(report, "train_seed42_again.log").detail
+    assert problems(report) == {"train_seed42_again.log"}
+
+
+def test_a_name_that_says_another_seed(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    (place / "train_seed42.log").rename(place / "train_seed43.log")
+    wrong = finding(report_of(place), "train_seed43.log")
+    assert "its name says seed 43, the log says 42" in wrong.detail
+
+
+def test_a_seed_known_from_the_name_alone(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    for run in RUNS:
+        lines = [line for line in log_lines(run) if not line.startswith("seed:")]
+        (place / f"train_seed{run.seed}.log").write_text("\n".join(lines))
+    report = report_of(place)
+    assert {(run.seed, run.seed_source) for run in report.runs} == {(r.seed, "file name") for r in RUNS}
+    assert report.holds, problems(report)
+
+
+def test_logs_without_any_seed(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f", seeds=None, seed_results=None)
+    for i, run in enumerate(RUNS):
+        lines = [line for line in log_lines(run) if not line.startswith("seed:")]
+        (place / f"train_seed{run.seed}.log").unlink()
+        (place / f"run_{i}.log").write_text("\n".join(lines))
+    report = report_of(place)
+    assert finding(report, "val_bpb").verdict == "confirmed"
+    assert finding(report, "run_0.log").verdict == "absent"
+
+
+def test_two_runs_one_after_the_other_in_one_file(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    lines = [line for run in RUNS[:2] for line in log_lines(run)]
+    (place / "train_seed1337.log").unlink()
+    (place / "train_seed42.log").write_text("\n".join(lines))
+    report = report_of(place)
+    both = finding(report, "train_seed42.log")
+    assert "it holds 2 runs: seed 42" in both.detail and "seed 1337 from line 22" in both.detail
+    # Each run still has its own figures.
+    assert finding(report, "seed_results.42.val_bpb").verdict == "confirmed"
+    assert finding(report, "seed_results.1337.val_bpb").verdict == "confirmed"
+
+
+def test_two_runs_line_by_line_in_one_file(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    pairs = zip(log_lines(RUNS[0]), log_lines(changed(RUNS[1], seed=42)), strict=True)
+    (place / "train_seed42.log").write_text("\n".join(line for pair in pairs for line in pair))
+    report = report_of(place)
+    assert any("its lines are not one run's" in f.detail for f in report.findings if f.subject == "train_seed42.log")
+    # Nothing is taken from it.
+    assert finding(report, "seed_results.42.val_bpb").status == "absent"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("step:400/20000 train_loss:2.4 train_time:41000ms", "step 400 (line 10) comes after step 500"),
+        ("step:500/20000 train_loss:2.4 train_time:46100ms", "step 500 has train_loss 2.3833 and 2.4 (line 10)"),
+    ],
+)
+def test_steps_that_cannot_be_of_one_run(tmp_path: Path, line: str, words: str) -> None:
+    place = write_folder(tmp_path / "f")
+    lines = log_lines(RUNS[0])
+    (place / "train_seed42.log").write_text("\n".join([*lines[:9], line, *lines[9:]]))
+    assert words in finding(report_of(place), "train_seed42.log").detail
+    # The same line twice, as two loggers write it, is one run's.
+    (place / "train_seed42.log").write_text("\n".join([*lines[:9], lines[8], *lines[9:]]))
+    assert report_of(place).holds
+
+
+def test_a_coarse_clock_does_not_replace_a_fine_one(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    with (place / "train_seed42.log").open("a") as file:
+        file.write("all done, train_time: 10.0m\n")
+    assert finding(report_of(place), "training clock, seed 42").found == "599.400 s"
+
+
+def test_a_stage_reported_twice_with_different_figures(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    with (place / "train_seed42.log").open("a") as file:
+        file.write("final_int6_sliding_window_exact val_loss:1.88 val_bpb:1.10000000\n")
+    assert "given twice" in finding(report_of(place), "train_seed42.log").detail
+
+
+def test_a_second_evaluation_of_the_same_seed(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f", RUNS[:1], val_bpb=1.105)
+    (place / "eval_seed42.log").write_text(
+        "seed:42\neval_only:loading checkpoint\nfinal_int6_sliding_window_exact val_loss:1.86 val_bpb:1.10500000\n"
+    )
+    report = report_of(place)
+    claim = finding(report, "val_bpb")
+    assert claim.verdict == "differs" and "a second, evaluation-only run" in claim.detail
+    assert "which trained the weights, gives 1.11912345" in claim.detail
+
+
+def test_a_program_at_the_head_of_a_log_is_not_read(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    listing = ["import os", "from pathlib import Path", "class Args:", "    seed = 7", "    val_bpb = 0.5", "=" * 100]
+    for run in RUNS:
+        (place / f"train_seed{run.seed}.log").write_text("\n".join([*listing, *log_lines(run)]))
+    report = report_of(place)
+    assert report.holds, problems(report)
+    assert {run.seed for run in report.runs} == {42, 1337, 2024}
+
+
+# --- budgets ---------------------------------------------------------------------------------------
+
+
+def test_over_the_caps(tmp_path: Path) -> None:
+    runs = (
+        changed(RUNS[0], train_ms=600_411),
+        changed(RUNS[1], weight_bytes=15_910_050),
+        changed(RUNS[2], eval_ms=600_001),
+    )
+    report = report_of(write_folder(tmp_path / "f", runs))
+    assert "over 600 s by 0.411 s" in finding(report, "training clock, seed 42").detail
+    assert "over 16,000,000 bytes by 50 bytes" in finding(report, "total bytes, seed 1337").detail
+    assert "over 600 s by 0.001 s" in finding(report, "evaluation, seed 2024").detail
+    assert finding(report, "training clock, seed 1337").verdict == "kept"
+
+
+@pytest.mark.parametrize(
+    ("train_ms", "size", "verdict"), [(600_000, 15_910_000, "kept"), (600_001, 15_910_001, "broken")]
+)
+def test_the_caps_themselves(tmp_path: Path, train_ms: int, size: int, verdict: str) -> None:
+    runs = tuple(changed(run, train_ms=train_ms, weight_bytes=size) for run in RUNS)
+    report = report_of(write_folder(tmp_path / "f", runs))
+    assert finding(report, "training clock, seed 42").verdict == verdict
+    assert finding(report, "total bytes, seed 42").verdict == verdict
+
+
+def test_a_log_whose_sum_of_bytes_is_wrong(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    log = place / "train_seed42.log"
+    log.write_text(log.read_text().replace("Code size: 90000", "Code size: 90009"))
+    assert finding(report_of(place), "sum of bytes, seed 42").verdict == "fails"
+
+
+def test_calibration_on_training_data_past_the_clock(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f")
+    log = place / "train_seed42.log"
+    extra = "gptq:calibrating with 64 batches (training data)...\ngptq:calibrated 66 layers in 6.8s\n"
+    log.write_text(log.read_text() + extra)
+    report = report_of(place)  # 599.4 s and 6.8 s more
+    assert finding(report, "other timed work, seed 42").verdict == "broken"
+    log.write_text(log.read_text().replace("599400ms", "586000ms"))
+    assert finding(report_of(place), "other timed work, seed 42").status == "note"
+
+
+def test_the_program_and_the_weights_in_the_folder(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f", tuple(changed(run, code_bytes=90) for run in RUNS))
+    (place / "train_gpt.py").write_bytes(b"#" * 90)
+    assert finding(report_of(place), "size of train_gpt.py").status == "ok"
+    (place / "train_gpt.py").write_bytes(b"#" * 91)
+    wrong = finding(report_of(place), "size of train_gpt.py")
+    assert wrong.verdict == "fails" and wrong.found == "91 bytes"
+
+
+def test_what_is_absent_is_said(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "f", submission={"val_bpb": 1.1187})
+    for run in RUNS:
+        (place / f"train_seed{run.seed}.log").write_text(
+            f"seed:{run.seed}\nstep:900/900 val_bpb:1.3\nval_bpb:{run.bpb}\n"
+        )
+    report = report_of(place)
+    absent = {f.subject for f in report.findings if f.status == "absent"}
+    assert {"seeds", "val_loss", "total_bytes", "val_bpb_std", "milliseconds a step", "peak memory"} <= absent
+    assert {f"{what}, seed 42" for what in ("total bytes", "training clock", "evaluation")} <= absent
+    assert report.holds, problems(report)
+
+
+# --- a baseline ------------------------------------------------------------------------------------
+
+
+def baseline(place: Path) -> Path:
+    return write_folder(place, tuple(changed(run, bpb=round(run.bpb + 0.006 + run.seed * 1e-7, 8)) for run in RUNS))
+
+
+def test_the_tests_against_a_baseline(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f"), baseline(tmp_path / "base"))
+    comparison = report.comparison
+    assert comparison is not None and comparison.baseline == "base"
+    own = [run.bpb for run in RUNS]
+    theirs = [round(run.bpb + 0.006 + run.seed * 1e-7, 8) for run in RUNS]
+    expected = scipy.stats.ttest_ind(own, theirs, equal_var=False, alternative="less")
+    margin, zero = comparison.tests
+    assert (zero.statistic, zero.df, zero.p) == pytest.approx((expected.statistic, expected.df, expected.pvalue))
+    by_margin = scipy.stats.ttest_ind(
+        own, [b - comparison.margin_bpb for b in theirs], equal_var=False, alternative="less"
+    )
+    assert (margin.statistic, margin.p) == pytest.approx((by_margin.statistic, by_margin.pvalue))
+    assert comparison.margin_bpb == pytest.approx(0.005 / 1.6884, rel=1e-6)
+    assert "whether" not in comparison.note and "differs" not in comparison.note
+
+
+def test_claimed_statistics(tmp_path: Path) -> None:
+    base = baseline(tmp_path / "base")
+    own = [run.bpb for run in RUNS]
+    theirs = [round(run.bpb + 0.006 + run.seed * 1e-7, 8) for run in RUNS]
+    expected = scipy.stats.ttest_ind(own, theirs, equal_var=False, alternative="less")
+    said = {
+        "t_statistic": round(float(expected.statistic), 4),
+        "welch_df": round(float(expected.df), 4),
+        "delta_vs_baseline_bpb": round(sum(own) / 3 - sum(theirs) / 3, 8),
+        "baseline_bpb": round(sum(theirs) / 3, 8),
+    }
+    report = report_of(write_folder(tmp_path / "f", **said), base)
+    for subject in said:
+        assert finding(report, subject).verdict in ("confirmed", "rounding"), subject
+    said["t_statistic"] = said["t_statistic"] * 1.01
+    report = report_of(write_folder(tmp_path / "g", **said), base)
+    assert problems(report) == {"t_statistic"}
+
+
+def test_one_seed_has_no_p(tmp_path: Path) -> None:
+    report = report_of(write_folder(tmp_path / "f", RUNS[:1]), baseline(tmp_path / "base"))
+    assert report.comparison is not None and report.comparison.tests[0].p is None
+
+
+# --- the project's own packages --------------------------------------------------------------------
+
+
+def own_log(run: MadeRun) -> str:
+    """The log of a package of this project: its own words for the results."""
+    cost = {"train_seconds": 599.4, "warmup_seconds": 61.0, "validation_seconds": 9.0, "ms_per_step": 86.87}
+    losses = {"train_loss": 1.9, "val_loss": 1.93, "val_bpb": 1.1433}
+    where = {"world_size": 8, "device": "cuda"}
+    train = TrainResult(
+        seed=run.seed,
+        parameters=26_993_766,
+        steps=run.steps,
+        tokens_per_second=9e6,
+        qat_onset_step=5600,
+        peak_memory_mib=22e3,
+        **where,  # type: ignore[arg-type]
+        **cost,
+        **losses,
+    )
+    export = ExportResult(run.weight_bytes, run.code_bytes, "0" * 64, 20.0, {"int6": 19_000_000})
+    evaluate = EvalResult(
+        seconds=480.25,
+        tokens=62_021_632,
+        bytes=151e6,
+        chunks=1893,
+        neural=Score(1.95, 1.155),
+        mixture=Score(run.nats, run.bpb),
+        published=None,
+        mean_log_z=None,
+        expert_bpb={},
+        kraft=None,
+        history=(),
+        repeat_tail=False,
+        **where,  # type: ignore[arg-type]
+    )
+    lines = [
+        f"run made seed:{run.seed} world_size:8 device:cuda",
+        "time:1.500 step:1/20000 train_loss:6.93180 ms_per_step:90.00000 elapsed_s:0.09000",
+        "time:9.500 step:500/20000 train_loss:2.40000 ms_per_step:86.90000 elapsed_s:43.45000",
+    ]
+    return "\n".join([*lines, *result_lines(train, export, evaluate)])
+
+
+def own_folder(place: Path) -> FolderReport:
+    place.mkdir()
+    for run in RUNS:
+        (place / f"train_seed{run.seed}.log").write_text(own_log(run))
+    seed_results = {
+        str(run.seed): {
+            "val_loss": run.nats,
+            "val_bpb": run.bpb,
+            "val_bpb_neural": 1.155,
+            "val_bpb_before_quantization": 1.1433,
+            "artifact_bytes": run.total_bytes,
+            "steps": run.steps,
+            "ms_per_step": 86.87,
+            "train_seconds": 599.4,
+            "eval_seconds": 480.25,
+            "world_size": 8,
+        }
+        for run in RUNS
+    }
+    content = claims() | {"seed_results": seed_results, "bytes_code": 90_000, "bytes_model_compressed": 15_812_345}
+    (place / "submission.json").write_text(json.dumps(content))
+    return report_of(place)
+
+
+def test_a_folder_of_this_project(tmp_path: Path) -> None:
+    report = own_folder(tmp_path / "own")
+    assert report.holds, problems(report)
+    assert report.final is not None and report.final.label == "final_mixture"
+    for field in ("val_bpb_neural", "val_bpb_before_quantization", "eval_seconds", "world_size", "ms_per_step"):
+        assert finding(report, f"seed_results.42.{field}").verdict == "confirmed", field
+    assert finding(report, "bytes_model_compressed").verdict == "confirmed"
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claimed", "logged", "expected"),
+    [
+        ("1.0400", "1.04100394", "differs"),
+        ("1.0400", "1.039964", "rounding"),
+        ("1.039964", "1.0400", "confirmed"),  # the log gives no more digits
+        ("15,999,919", "16000050", "differs"),
+        ("1.12278022", "1.12278022", "confirmed"),
+        ("600", "600.411", "rounding"),
+        ("601", "600.411", "differs"),
+    ],
+)
+def test_agreement(claimed: str, logged: str, expected: str) -> None:
+    one, other = quantity(claimed), quantity(logged)
+    assert one is not None and other is not None
+    assert agreement(one, other) == expected
+
+
+@given(st.decimals(0, 4, places=8), st.integers(1, 8))
+def test_a_figure_agrees_with_its_own_rounding(value: object, digits: int) -> None:
+    logged, rounded = quantity(f"{value:.8f}"), quantity(f"{value:.{digits}f}")
+    assert logged is not None and rounded is not None
+    assert agreement(rounded, logged) != "differs"
+    off = quantity(f"{float(rounded.text) + 2 * 10**-digits:.{digits}f}")
+    assert off is not None and agreement(off, logged) == "differs"
