@@ -112,7 +112,8 @@ class Evaluator:
         self._kraft = KraftMeter(ranks)
         self._totals = Totals(ranks.device)
         self._windows = sliding_windows(text.num_targets, config.seq_len, config.stride, config.repeat_tail)
-        self.num_chunks = -(-text.num_targets // config.chunk_tokens)
+        # The last chunk with a window of its own: windows reach over chunk ends where the stride does not divide them.
+        self.num_chunks = int(self._windows.first[-1]) // config.chunk_tokens + 1
         self.history: list[ChunkRecord] = []
 
     @property
@@ -191,8 +192,8 @@ class Evaluator:
         self._kraft.measure_mixture(scores.measured, targets, nll[scores.measured_at - first])
         return Losses(first, {"mixture": nll})
 
-    def _finish_chunk(self, last_first: int) -> None:
-        """Sum over the ranks; move the published mixture's weights, then count the chunk."""
+    def _finish_chunk(self, position: int) -> None:
+        """Sum over the ranks; move the published mixture's weights, then count the chunk that `position` lies in."""
         published = self.published
         sums = self._totals.finish_chunk(self.ranks, published is not None and published.speaks)
         if published is None:
@@ -200,7 +201,7 @@ class Evaluator:
         if published.speaks:
             means = sums[Totals.EXPERTS :] / sums[Totals.TOKENS]
             published.hedge.update(torch.from_numpy(means).to(self.ranks.device))
-        begin = last_first // self.config.chunk_tokens * self.config.chunk_tokens
+        begin = position // self.config.chunk_tokens * self.config.chunk_tokens
         # The last target belongs to the next chunk: it is counted there.
         end = min(begin + self.config.chunk_tokens, self.text.num_targets)
         published.counts.update(self.text.tokens[begin:end])

@@ -7,7 +7,8 @@ which is the escape probability of PPM, learnt (Cleary and Witten 1984; Jelinek 
 
     text      uniform -> the text's contexts, shortest first
     neural    the tilted neural distribution -> the text's contexts of two tokens and more
-    blend     neural, tilted, text's and neural's result, by the longest context known
+    blend     neural, tilted, text's and neural's result, by the longest context known (without counts of the
+              text: the tilted distribution)
     document  blend -> the document's contexts, shortest first -> the longest match
     share     neural, tilted, blend, document's result: whichever is best of late
 """
@@ -153,8 +154,9 @@ class Ladder:
         for source in range(split, plan.sources):
             self._steps[f"document {source}"] = _rung(SEEN_KINDS * CONFIDENCES, DOCUMENT_PRIOR)
         self._steps["match"] = _rung((len(LENGTH_BINS) + 1) * CONFIDENCES, MATCH_PRIOR)
-        others = len(plan.shared) - 1
-        self._steps["blend"] = ContextWeights((split + 1) * (len(DISTINCT_BINS) + 1), np.ones(others + 1))
+        inputs, others = 4 if plan.tilt else 3, len(plan.shared) - 1
+        even = np.full(inputs, 1.0 / inputs)
+        self._steps["blend"] = ContextWeights((split + 1) * (len(DISTINCT_BINS) + 1), even, strength=2.0 * inputs)
         self.share = FixedShare(np.array([NEURAL_SHARE] + [(1.0 - NEURAL_SHARE) / others] * others))
 
     def shares(self) -> dict[str, float]:

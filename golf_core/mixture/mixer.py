@@ -86,7 +86,7 @@ class Mixer:
         log_probs = log_probs.clamp_min(LOWEST)
         tilted = log_probs
         if self._tilt:
-            tilted = self._tilt.tilt(log_probs, begin, self._counts.document_of(begin)).tilted
+            tilted = self._tilt.tilt(log_probs, begin, self._counts.document_of(begin))
         row = torch.arange(len(log_probs), device=log_probs.device)
         targets = self._tokens[begin + 1 : end + 1]
         columns = (log_probs[row, targets], tilted[row, targets], tilted.amax(dim=1).exp())

@@ -3,16 +3,17 @@
     g(y)  ~  q(y)^beta * (p_doc(y) / p_all(y))^w
 
 with q the model's distribution and p_doc, p_all the token frequencies of the document so far and of all text so far,
-the first smoothed by the second. It is normalised over the whole vocabulary; beta is the inverse of a temperature.
+the first smoothed by the second (BOS is no word of its document; p_all begins with half a token each, and moves with
+whole chunks). It is normalised over the whole vocabulary; beta is the inverse of a temperature.
 Unigram rescaling of this kind: Kneser, Peters and Klakow 1997; beta and w are learnt here by online Newton steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from golf_core.data.tokenizer import BOS
@@ -27,14 +28,6 @@ PRIOR_PRECISION = (1000.0, 200.0)
 """Curvature of the loss that the starting values count for: a few hundred tokens' worth."""
 SAMPLE_EVERY = 8
 """The exponents are learnt from every so many positions: moments over the vocabulary cost more than the tilt."""
-
-
-@dataclass(frozen=True)
-class TiltedBatch:
-    """Of n positions in a row: ln q and ln g [n, vocab] each, of one dtype."""
-
-    neural: Tensor
-    tilted: Tensor
 
 
 class DocumentTilt:
@@ -53,8 +46,8 @@ class DocumentTilt:
         self._unigram = torch.full((vocab_size,), 0.5, dtype=torch.float64, device=device)
         self._bins = torch.tensor(LENGTH_BINS, device=device)
 
-    def tilt(self, log_probs: Tensor, begin: int, document: int) -> TiltedBatch:
-        """Tilt ln q [n, vocab] of positions begin, begin + 1, ...; `document` is where the first one's begins."""
+    def tilt(self, log_probs: Tensor, begin: int, document: int) -> Tensor:
+        """ln g from ln q, [n, vocab] each, of positions begin, begin + 1, ... `document`: where the first begins."""
         ratio, length = self._ratios(log_probs, begin, document)
         bucket = torch.bucketize(length, self._bins, right=True)
         beta, weight = self.exponents[bucket].to(log_probs.dtype).T
@@ -64,7 +57,7 @@ class DocumentTilt:
         part = slice(-begin % SAMPLE_EVERY, None, SAMPLE_EVERY)
         targets = self._tokens[begin + 1 : begin + 1 + len(log_probs)]
         self._gather(tilted[part], log_probs[part], ratio[part], targets[part], bucket[part])
-        return TiltedBatch(log_probs, tilted)
+        return tilted
 
     def learn(self, begin: int, end: int) -> None:
         """A Newton step with `moments` (summed over all ranks); count the tokens after positions begin..end - 1."""
@@ -109,7 +102,9 @@ class DocumentTilt:
             (weighted_neural * ratio).sum(1) - mean_neural * mean_ratio,
             (weighted_ratio * ratio).sum(1) - mean_ratio.square(),
         )
-        self.moments.index_add_(0, bucket, torch.stack(columns, dim=1).double())
+        # A product, not index_add_: that adds in no fixed order on a GPU.
+        members = F.one_hot(bucket, len(self.moments)).double()
+        self.moments += members.T @ torch.stack(columns, dim=1).double()
 
 
 def seen_length(tokens: Tensor, begin: int, document: int) -> Tensor:

@@ -257,7 +257,7 @@ def test_tilt_against_a_dense_computation(data: st.DataObject, seed: int, vocab:
         for begin, end in pairwise(first + edge for edge in cuts(data.draw, last - first)):
             batch = ours.tilt(log_probs[begin:end], begin, plain.document_start(tokens, begin))
             expected = [reference.distribution(log_probs[t].numpy(), tokens, t) for t in range(begin, end)]
-            np.testing.assert_allclose(batch.tilted.exp().numpy(), expected, rtol=1e-10)
+            np.testing.assert_allclose(batch.exp().numpy(), expected, rtol=1e-10)
         for t in range(first, last):
             reference.lesson(log_probs[t].numpy(), tokens, t)
         for row, moments in zip(ours.moments.numpy(), reference.moments, strict=True):
@@ -276,7 +276,7 @@ def test_tilt_in_single_precision() -> None:
         tilt = DocumentTilt(50, torch.tensor(tokens), CPU)
         for first in range(0, 1500, 500):
             document = plain.document_start(tokens, first)
-            results.append(tilt.tilt(log_probs[first : first + 500].to(dtype), first, document).tilted)
+            results.append(tilt.tilt(log_probs[first : first + 500].to(dtype), first, document))
             tilt.learn(first, first + 500)
     assert results[0].dtype == torch.float32
     torch.testing.assert_close(torch.cat(results[:3]).double(), torch.cat(results[3:]), rtol=0, atol=1e-5)
@@ -319,7 +319,7 @@ def test_exponents_stay_within_their_limits(pull: tuple[float, float]) -> None:
     tilt = DocumentTilt(vocab, torch.tensor(long_stream(vocab, 3 * chunk + 1, 1, 2)), CPU)
     for first in range(0, 3 * chunk, chunk):
         document = plain.document_start(tilt._tokens.tolist(), first)
-        tilted = tilt.tilt(log_probs[first : first + chunk], first, document).tilted
+        tilted = tilt.tilt(log_probs[first : first + chunk], first, document)
         torch.testing.assert_close(tilted.exp().sum(1), torch.ones(chunk, dtype=torch.float64))
         tilt.moments[:, :2] += 1e6 * torch.tensor(pull, dtype=torch.float64)
         tilt.learn(first, first + chunk)
@@ -357,7 +357,7 @@ def test_tilt_pays_on_repetitive_documents() -> None:
         tilt, nats = DocumentTilt(vocab, tokens, CPU), 0.0
         for first in range(0, count, chunk):
             last = min(first + chunk, count)
-            tilted = tilt.tilt(uniform[first:last], first, plain.document_start(tokens.tolist(), first)).tilted
+            tilted = tilt.tilt(uniform[first:last], first, plain.document_start(tokens.tolist(), first))
             nats -= float(tilted.gather(1, tokens[first + 1 : last + 1, None]).double().sum())
             if not learning:
                 tilt.moments.zero_()
