@@ -133,8 +133,23 @@ class ArtifactConfig:
     """Candidate row clips; the one with the least mean square error over the tensor is taken."""
     int8_quantile: float = 0.9999984
     lzma_preset: int = 6
+    cap_bytes: int | None = 16_000_000
+    """Code and compressed weights together: the weights are made to fit what the code leaves. None: no cap, and the
+    published quantisation as it is. A job sets it from its budget."""
+    keep_published: bool = True
+    """Leave the published quantisation as it is wherever it fits; false: seek the least loss under the cap at once."""
+    recode: bool = True
+    """Where LZMA is too long, the same values may be stored under range coding."""
+    requantize: bool = True
+    """Where that is too long as well, every matrix, row and column may get a width of its own."""
+    prune: bool = False
+    """A new width may also zero the values whose bits are worth more than their error. Measured: no gain."""
 
     def __post_init__(self) -> None:
+        if self.cap_bytes is not None and self.cap_bytes < 1:
+            raise ConfigError("artifact.cap_bytes: must be at least 1, or null for no cap")
+        if not self.keep_published and not self.requantize:
+            raise ConfigError("artifact.requantize: false allows nothing but what keep_published: false gives up")
         if not 0 <= self.lzma_preset <= 9:
             raise ConfigError(f"artifact.lzma_preset: {self.lzma_preset} is not in 0..9")
         if not self.int6_quantiles or not all(0 < q <= 1 for q in (*self.int6_quantiles, self.int8_quantile)):

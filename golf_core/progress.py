@@ -22,7 +22,8 @@ def describe(event: Event) -> str:
     if event.kind == "phase_started":
         return f"{f['phase']} begins"
     if event.kind == "phase_finished":
-        return f"{f['phase']} done in {duration(f['seconds'])}"
+        sizes = f": {f['weight_bytes']:,} + {f['code_bytes']:,} bytes, {f['method']}" if "method" in f else ""
+        return f"{f['phase']} done in {duration(f['seconds'])}{sizes}"
     return str(f.get("message", event.kind))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+Method = Literal["as quantised", "recoded", "fitted"]
+"""How weights were made to fit: not at all, by stronger coding of the same values, by new widths."""
 MIB = 1024 * 1024
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
 """The record's five experts in the order of their weights; the last is not a probability distribution."""
@@ -60,12 +63,34 @@ class ExportResult:
     """Of the weights file."""
     export_seconds: float
     bytes_by_kind: Mapping[str, int]
-    """Bytes before compression by storage kind (int6, int8, float16)."""
+    """Bytes before compression by storage kind (int6, int8, float16, grid)."""
+    cap_bytes: int | None = None
+    """What code and weights together had to fit; None: no cap."""
+    method: Method = "as quantised"
+    bytes_by_group: Mapping[str, int] = field(default_factory=dict)
+    """The weights file's bytes, shared out by the code length of each group of tensors."""
+    bits_per_weight: Mapping[str, float] = field(default_factory=dict)
+    """The same for each weight of a group."""
+    zero_share: float | None = None
+    """Of the integers that are stored, how many are zero."""
+    distortion: float | None = None
+    """Expected rise of the loss by the quantisation, nats a token; known where the widths were chosen."""
 
     @property
     def total_bytes(self) -> int:
         """Code and weights: what the challenge caps at 16,000,000."""
         return self.weight_bytes + self.code_bytes
+
+    @property
+    def summary(self) -> str:
+        """How the weights are stored, in a line."""
+        text: str = self.method
+        if self.bits_per_weight:
+            shown = ", ".join(f"{group} {bits:.2f}" for group, bits in self.bits_per_weight.items())
+            text += f"; bits a weight: {shown}"
+        if self.distortion is not None:
+            text += f"; expected loss +{self.distortion:.5f} nats"
+        return text
 
 
 @dataclass(frozen=True)

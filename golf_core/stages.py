@@ -73,7 +73,7 @@ def export_stage(
         listener(Event("phase_started", {"phase": "export"}))
         result = export(load_checkpoint(checkpoint, config.model), config, out)
         save(result, out / EXPORT_RECORD)
-        figures = {"weight_bytes": result.weight_bytes, "code_bytes": result.code_bytes}
+        figures = {"weight_bytes": result.weight_bytes, "code_bytes": result.code_bytes, "method": result.method}
         listener(Event("phase_finished", {"phase": "export", "seconds": result.export_seconds, **figures}))
     ranks.barrier()
     return result

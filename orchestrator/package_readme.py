@@ -27,7 +27,7 @@ def readme(result: RunResult, job: Job, data: Mapping[str, DataRecord], listed: 
         *_section("Seeds", _seed_table(seeds, job), _MEANINGS),
         *_section("Against the baseline", *_comparison(result.claim, job)),
         *_section("Conditions of a claim", *_conditions(result.claim)),
-        *_section("Techniques", "\n".join(f"- {text}" for text in techniques(job.config))),
+        *_section("Techniques", "\n".join(f"- {text}" for text in techniques(job.config, seeds))),
         *_section("Run it again", *_commands(job, seeds, weights)),
         *_section("Files", *_files(listed)),
         *_section("Provenance", _provenance(result, job, next(iter(data.values())))),

@@ -295,8 +295,10 @@ def _resolve(document: dict[str, Any], mistakes: list[tuple[str, str]]) -> Job |
     if name not in ("record", "small") or not isinstance(overrides, dict):
         return None
     base = preset(name)
-    if base.train.wallclock_seconds is not None and spec is not None:
-        base = with_clock(base, spec.budgets.train_seconds)
+    if spec is not None:
+        base = override(base, {"artifact.cap_bytes": spec.budgets.artifact_bytes})
+        if base.train.wallclock_seconds is not None:
+            base = with_clock(base, spec.budgets.train_seconds)
     config = _override_all(base, overrides, mistakes)
     if spec is None or config is None:
         return None
@@ -348,6 +350,13 @@ def _contradictions(job: Job) -> Iterator[tuple[str, str]]:
             "overrides.train.wallclock_seconds",
             f"{train.wallclock_seconds:g} s is more than budgets.train_seconds allows "
             f"({job.budgets.train_seconds:g} s); shorten the clock or widen the budget",
+        )
+    cap = job.config.artifact.cap_bytes
+    if cap is not None and cap > job.budgets.artifact_bytes:
+        yield (
+            "overrides.artifact.cap_bytes",
+            f"{cap:,} is more than budgets.artifact_bytes allows ({job.budgets.artifact_bytes:,}); "
+            "leave it out, and the budget is the cap",
         )
     if job.resources.ranks > train.micro_batches:
         yield (

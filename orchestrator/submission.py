@@ -74,7 +74,7 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
         "artifact_bytes_max": max(totals),
         "code_bytes": seeds[0].export.code_bytes,
         "model_bytes": max(s.export.weight_bytes for s in seeds),
-        "compression": compression(config),
+        "compression": compression(config, seeds),
         "num_params": seeds[0].train.parameters,
         "seeds": [s.seed for s in seeds],
         "seed_results": {str(s.seed): _seed(s, scorer) for s in seeds},
@@ -86,8 +86,8 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
         "pytorch_version": result.provenance.get("torch", "not recorded"),
         "python_version": result.provenance.get("python", "not recorded"),
         "tokenizer": f"{config.model.vocab_size} pieces",
-        "techniques": techniques(config),
-        "technique_summary": "; ".join(techniques(config)),
+        "techniques": techniques(config, seeds),
+        "technique_summary": "; ".join(techniques(config, seeds)),
         "compliance": {c.name: c.holds for c in result.claim.conditions},
         **_comparison(result, job, loss.mean, bpb.mean),
     }
@@ -108,12 +108,19 @@ def headline(result: RunResult, seeds: Sequence[FinishedSeed]) -> str:
     return f"{verdict[result.claim.verdict]}: {scorer} {bpb.mean:.5f}{spread} BPB over {count}."
 
 
-def compression(config: GolfConfig) -> str:
-    """How the weights are stored, in a few words."""
-    return f"int6 and int8 rows, float16 up to {config.artifact.float16_max_elements:,} elements, LZMA"
+def compression(config: GolfConfig, seeds: Sequence[FinishedSeed]) -> str:
+    """How the weights are stored, in a few words; where the seeds differ, all the ways."""
+    published = f"int6 and int8 rows, float16 up to {config.artifact.float16_max_elements:,} elements"
+    ways = {
+        "as quantised": f"{published}, LZMA",
+        "recoded": f"{published}, range coding",
+        "fitted": "a width for every matrix, row and column by its Fisher information, range coding",
+    }
+    used = {seed.export.method for seed in seeds}
+    return "; ".join(text for method, text in ways.items() if method in used)
 
 
-def techniques(config: GolfConfig) -> list[str]:
+def techniques(config: GolfConfig, seeds: Sequence[FinishedSeed]) -> list[str]:
     """What the run is made of, read off its configuration."""
     m, t, e = config.model, config.train, config.evaluate
     found = [
@@ -131,7 +138,7 @@ def techniques(config: GolfConfig) -> list[str]:
         f"Muon ({t.muon_steps} Newton-Schulz steps) and AdamW, warm-down {clock}",
         f"EMA of the weights ({t.ema_decay:g})",
         f"late quantisation-aware training under a rate factor of {t.qat_threshold:g}",
-        compression(config),
+        compression(config, seeds),
     ]
     if e.ttt:
         found.append(

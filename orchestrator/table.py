@@ -34,6 +34,7 @@ def claim_table(result: RunResult) -> Group:
         ),
         _heading("Cost of each seed"),
         _cost(result, job),
+        *(_item(f"weights of seed {s.seed}", s.export.summary) for s in result.seeds if s.export),
         *(Text(f"seed {seed.seed} failed: {seed.error}", "red") for seed in result.seeds if seed.status == "failed"),
         _heading("Means over the seeds, and the baseline"),
         _means(result.claim, job),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from golf_core.artifact.codec import write_artifact
+from golf_core.artifact.fit import fit
 from golf_core.artifact.program.generate import program_bytes
-from golf_core.artifact.quantize import quantize_all
+from golf_core.artifact.report import bits_per_weight, bytes_by_group, zero_share
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError
 from golf_core.files import atomic_writer, sha256, write_bytes
@@ -23,22 +23,32 @@ CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
-    """Quantise `model`, write the artifact and the program into `folder`, and weigh both."""
+    """Make `model` fit beside its program, write artifact and program into `folder`, and weigh both.
+
+    Raises `ArtifactError`, with nothing written, where it cannot fit.
+    """
     began = time.perf_counter()
-    tensors = quantize_all(model.state_dict(), config.artifact)
-    path = folder / ARTIFACT_NAME
-    weight_bytes = write_artifact(path, config, tensors)
     program = program_bytes(config)
+    fitted = fit(model, config, len(program))
+    path = folder / ARTIFACT_NAME
+    write_bytes(path, fitted.data)
     write_bytes(folder / PROGRAM_NAME, program)
     sizes: Counter[str] = Counter()
-    for tensor in tensors.values():
-        sizes[tensor.kind] += tensor.values.nbytes + (0 if tensor.scale is None else tensor.scale.nbytes)
+    for tensor in fitted.tensors.values():
+        sizes[tensor.kind] += tensor.nbytes
+    groups = bytes_by_group(fitted.tensors, len(fitted.data), by_context=fitted.method != "as quantised")
     return ExportResult(
-        weight_bytes=weight_bytes,
+        weight_bytes=len(fitted.data),
         code_bytes=len(program),
         sha256=sha256(path),
         export_seconds=time.perf_counter() - began,
         bytes_by_kind=dict(sizes),
+        cap_bytes=config.artifact.cap_bytes,
+        method=fitted.method,
+        bytes_by_group=groups,
+        bits_per_weight=bits_per_weight(fitted.tensors, groups),
+        zero_share=zero_share(fitted.tensors),
+        distortion=fitted.distortion,
     )
 
 

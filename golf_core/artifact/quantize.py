@@ -1,4 +1,7 @@
-"""Weights to few bits and back: int6 and int8 with a scale per row, float16 for what is small."""
+"""Weights to few bits and back: int6 and int8 with a scale per row, float16 for what is small.
+
+A fourth kind, "grid", has a step for each row times one for each column; `fit` chooses them.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,43 @@ from torch import Tensor
 
 from golf_core.config import ArtifactConfig
 
-Kind = Literal["int6", "int8", "float16"]
+Kind = Literal["int6", "int8", "float16", "grid"]
 INT6_MAX = 31
 INT8_MAX = 127
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """One stored tensor: integers [rows, cols] (int8) and row scales [rows] (float16), or float16 values."""
+    """One stored tensor.
+
+    int6, int8: integers [rows, cols] (int8) and row scales [rows] (float16). float16: the values. grid: integers
+    [rows, cols] (int16), a unit [] (float32), and exponents of the square root of 2, [rows] and [cols] (int8).
+    """
 
     kind: Kind
     values: Tensor
     scale: Tensor | None = None
+    rows: Tensor | None = None
+    cols: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes before compression."""
+        return sum(part.nbytes for part in (self.values, self.scale, self.rows, self.cols) if part is not None)
 
     def dequantize(self) -> Tensor:
         """The float32 tensor that the model computes with."""
         if self.scale is None:
             return self.values.float()
-        return self.values.float() * self.scale.float()[:, None]
+        if self.rows is None or self.cols is None:
+            return self.values.float() * self.scale.float()[:, None]
+        return self.values.float() * grid_steps(self.scale, self.rows, self.cols)
+
+
+def grid_steps(unit: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """The steps [rows, cols] (float32) of a grid: unit · √2^rows · √2^cols, the same on any machine."""
+    powers = torch.tensor([2.0 ** (k / 2) for k in range(-128, 128)])
+    return (unit * powers[rows.long() + 128])[:, None] * powers[cols.long() + 128]
 
 
 def quantize_int6(weight: Tensor, quantiles: tuple[float, ...]) -> Quantized:

@@ -138,6 +138,15 @@ def test_the_clock_follows_the_budget() -> None:
             load_job(path, {"overrides.train.wallclock_seconds": 601})
 
 
+def test_the_cap_follows_the_budget() -> None:
+    assert load_job(THREE_SEED).config.artifact.cap_bytes == 16_000_000
+    assert load_job(SMOKE, {"budgets.artifact_bytes": 900_000}).config.artifact.cap_bytes == 900_000
+    assert load_job(SMOKE, {"overrides.artifact.cap_bytes": 800_000}).config.artifact.cap_bytes == 800_000
+    assert load_job(SMOKE, {"overrides.artifact.cap_bytes": None}).config.artifact.cap_bytes is None
+    with pytest.raises(ConfigError, match=r"cap_bytes: 16,000,001 is more than budgets\.artifact_bytes allows"):
+        load_job(THREE_SEED, {"overrides.artifact.cap_bytes": 16_000_001})
+
+
 def test_changes_replace_fields_of_any_kind() -> None:
     texts = (
         *("resources.ranks=2", "seeds=[7, 8]", "data.path=/x", "data.tokenizer=/y.model", "baseline=null"),
