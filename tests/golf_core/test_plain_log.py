@@ -41,6 +41,8 @@ def test_every_field_of_the_configuration() -> None:
 def test_results_without_a_stage() -> None:
     export = ExportResult(10, 3, "abc", 0.5, {"int6": 4})
     (line,) = result_lines(None, export, None)
-    assert line.endswith("bytes_by_kind.int6:4 total_bytes:13") and line.startswith(
-        "export weight_bytes:10 code_bytes:3"
+    assert (
+        " bytes_by_kind.int6:4 " in line
+        and line.endswith(" total_bytes:13")
+        and line.startswith("export weight_bytes:10 code_bytes:3")
     )
