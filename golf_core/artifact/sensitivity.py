@@ -1,8 +1,8 @@
 """How much each matrix, row and column matters to the loss, found without any data.
 
 The measure is the diagonal of the Fisher information: an error e in a weight raises the expected loss by ½·F·e². F is
-the mean square of the gradient of the loss on targets drawn from the model itself; the inputs are text that the model
-writes itself. Neither training nor validation text is read.
+the mean square of the gradient of the loss, over targets as probable as the model holds them; the inputs are text that
+the model writes itself. Neither training nor validation text is read.
 """
 
 from __future__ import annotations
@@ -43,11 +43,8 @@ def sensitivities(model: GPT, names: Sequence[str]) -> dict[str, Sensitivity]:
     cols = [torch.zeros(p.size(1)) for p in parameters]
     for row in ids:
         logits = twin.logits(twin.hidden(row[None])).float()[0]
-        targets = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-        # Targets that are drawn independently have gradients that are uncorrelated: the square of their sum is,
-        # in expectation, the sum of their squares.
-        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        for i, gradient in enumerate(torch.autograd.grad(loss, parameters)):
+        gradients = torch.autograd.grad(logits, parameters, _of_all_targets(logits.detach(), generator))
+        for i, gradient in enumerate(gradients):
             square = gradient.float().square()
             rows[i] += square.mean(1)
             cols[i] += square.mean(0)
@@ -68,6 +65,20 @@ def own_text(model: GPT, rows: int, length: int, generator: torch.Generator) -> 
         drawn = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(size)
         ids[:, place::CHUNK] = drawn[:, place - 1 :: CHUNK][:, : ids[:, place::CHUNK].size(1)]
     return ids
+
+
+def _of_all_targets(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A random gradient of the loss by the logits [tokens, vocab_size] that stands for all targets at once.
+
+    Drawn targets have gradients whose mean square is diag(p) - p pᵀ. So has √p·s - p·Σ √p·s with random signs s, and
+    its square is near p at every token of the vocabulary, where that of a drawn target is 0 at nearly all of them.
+    Signs that are independent leave no correlation: the square of a sum over positions is, on average, the sum of
+    the squares.
+    """
+    probabilities = logits.softmax(-1)
+    signs = torch.randint(2, logits.shape, generator=generator) * 2 - 1
+    roots = probabilities.sqrt() * signs
+    return roots - probabilities * roots.sum(-1, keepdim=True)
 
 
 def _scaled(rows: Tensor, cols: Tensor) -> Sensitivity:
