@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import shlex
 import typing
 from collections.abc import Callable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 MADE_UP_TOKENS = 512
+THREADS = 2
+"""Of an audit of a run."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +166,14 @@ def _report(given: AuditArguments) -> AuditReport:
 
 
 def _report_of_run(given: AuditArguments, folder: Path) -> AuditReport:
+    # OpenMP reads this when PyTorch is loaded. Threads that wait for each other by spinning take seven times as long
+    # on a machine that has something else to do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     from orchestrator.audit_run import CHECKS, CUTS, POSITIONS, audit_run
 
-    # Many short runs: one thread is faster than several that wait for each other, and always gives the same figures.
-    torch.set_num_threads(1)
+    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
     options = _options(given, (POSITIONS, CUTS, CHECKS))
     return audit_run(folder, given.of_seed, options, given.isolate, _command_line(given), _progress)
 

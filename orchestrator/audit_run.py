@@ -31,11 +31,14 @@ def audit_run(
 ) -> AuditReport:
     """Audit the evaluation of one seed of the run in `folder`: the first, or `of_seed`.
 
-    Its text is the beginning of the run's validation text, its training data what evaluation must not read. Raises
+    Its text is the beginning of the run's validation text, its training data what evaluation must not read; the bytes
+    are counted over all that the run scored. Raises
     `UserError` kinds for a run that lacks something.
     """
+    import numpy as np
+
     from golf_core.audit.complete import Surroundings
-    from golf_core.data.shards import train_shards
+    from golf_core.data.shards import train_shards, validation_tokens
     from golf_core.evaluate.self_audit import audit_evaluation
 
     job = job_of_run(folder, {})
@@ -47,15 +50,20 @@ def audit_run(
         raise ConfigError(f"{place / ARTIFACT}: missing; seed {seed} of that run left no artifact to audit")
     data = records.load(DataRecord, place / DATA)
     result = records.load(SeedResult, place / RESULT)
-    clocks = {}
+    clocks, claimed_bytes, claimed_tokens = {}, None, None
     if result.train:
         clocks["train"] = result.train.train_seconds
     if result.evaluate:
         clocks["evaluate"] = result.evaluate.seconds
+        claimed_bytes = result.evaluate.bytes
+        whole = validation_tokens(Path(data.path), job.config.evaluate.seq_len)
+        claimed_tokens = whole[: result.evaluate.tokens + 1].astype(np.int64)
     around = Surroundings(
         isolate=isolate,
         forbidden=tuple(train_shards(Path(data.path))),
         tokenizer=Path(data.tokenizer),
+        claimed_bytes=claimed_bytes,
+        claimed_tokens=claimed_tokens,
         artifact=(place / ARTIFACT, place / PROGRAM),
         clocks=clocks,
         reproduce=reproduce,

@@ -40,11 +40,9 @@ def show_report(report: AuditReport) -> None:
         )
     for note in report.notes:
         console.print(f"note: {escape(note)}")
-    named = ", ".join(report.named("violated", "undecided"))
-    verdict = f"not met: {named}" if named else "no condition that was measured is violated"
     losses = ", ".join(f"{name} {value:.5f}" for name, value in report.mean_loss.items())
     scored = f"{report.runs:,} runs in {report.seconds:.1f} s; nats a token: {losses}. " if losses else ""
-    console.print(f"{scored}{verdict[0].upper()}{verdict[1:]}.", highlight=False)
+    console.print(f"{scored}{_verdict(report)}", highlight=False)
     if report.reproduce:
         console.print(f"again: {report.reproduce}", highlight=False, markup=False, soft_wrap=True)
 
@@ -64,6 +62,19 @@ def show_specimens(rows: Sequence[Row]) -> None:
     wrong = sum(not row.as_expected for row in rows)
     planted = sum(not row.honest for row in rows)
     console.print(f"{planted} planted violations, {len(rows) - planted} honest specimens, {wrong} not as expected.")
+
+
+def _verdict(report: AuditReport) -> str:
+    """A sentence on what is claimed, and one on each other score that violates something."""
+    named = ", ".join(report.named("violated", "undecided"))
+    sentence = f"Not met: {named}." if named else "No condition that was measured is violated."
+    if report.options.claims:
+        sentence = f"Of {', '.join(report.options.claims)}: {sentence[0].lower()}{sentence[1:]}"
+    others: dict[str, list[str]] = {}
+    for condition in report.conditions:
+        if condition.score is not None and condition not in report.judged and condition.verdict == "violated":
+            others.setdefault(condition.score, []).append(condition.name)
+    return sentence + "".join(f" Not claimed: {score} violates {', '.join(what)}." for score, what in others.items())
 
 
 def _conditions(report: AuditReport) -> Table:

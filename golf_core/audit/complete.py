@@ -30,6 +30,8 @@ class Surroundings:
     tokenizer: Path | None = None
     claimed_bytes: float | None = None
     """The denominator of the claimed bits per byte."""
+    claimed_tokens: Tokens | None = None
+    """int64 [n]: the text that the denominator is of, its first token context only; None: the text of the audit."""
     original_bytes: int | None = None
     """UTF-8 bytes of the text before it was encoded, where it is at hand."""
     artifact: tuple[Path, ...] = ()
@@ -63,12 +65,13 @@ def audit_figures(report: AuditReport, tokens: Tokens, around: Surroundings) -> 
     """`report` with bytes and budgets, which take no scorer."""
     conditions = report.conditions
     if around.tokenizer is not None:
+        whole = around.claimed_tokens
         found = count_bytes(
-            tokens,
+            tokens if whole is None else whole,
             load_tokenizer(around.tokenizer),
             claimed=around.claimed_bytes,
             bos=report.options.bos,
-            scored_from=report.first_scored,
+            scored_from=report.first_scored if whole is None else 1,
             original_bytes=around.original_bytes,
         )
         report = dataclasses.replace(report, bytes=found)

@@ -97,17 +97,14 @@ def _documents(tokens: Tokens, processor: sentencepiece.SentencePieceProcessor, 
         return []
     starts = np.flatnonzero(tokens == bos)
     edges = np.unique(np.concatenate(([0], starts, [len(tokens)])))
+    stands_for_text = ~byte_table(processor).boundary[tokens]
     found = []
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        pieces = [t for t in tokens[begin:end].tolist() if not _is_sentinel(processor, t)]
+        pieces = tokens[begin:end][stands_for_text[begin:end]].tolist()
         text = processor.decode(pieces)
         whole = end < len(tokens) and int(tokens[begin]) == bos
         found.append(_Document(pieces, whole, text, _utf8_length(pieces, text, processor)))
     return found
-
-
-def _is_sentinel(processor: sentencepiece.SentencePieceProcessor, token: int) -> bool:
-    return bool(processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token))
 
 
 def _utf8_length(pieces: list[int], text: str, processor: sentencepiece.SentencePieceProcessor) -> int:
@@ -135,9 +132,10 @@ def _habits(
     """What known miscounts would add to the true count."""
     ids, counts = np.unique(tokens, return_counts=True)
     sentinels = named = spaces = fallback = 0
+    boundary = byte_table(processor).boundary
     for token, count in zip(ids.tolist(), counts.tolist(), strict=True):
         piece = processor.id_to_piece(token)
-        if _is_sentinel(processor, token):
+        if boundary[token]:
             sentinels += count
             named += count * len(piece.encode("utf-8"))
         elif processor.is_byte(token):

@@ -83,7 +83,9 @@ def test_a_violation_ends_with_one(folder: Path) -> None:
 def test_the_verdict_goes_by_what_is_claimed(folder: Path) -> None:
     quick = ("--vocab", "16", "--positions", "4", "--cuts", "1", "--no-isolate")
     assert golf_audit(folder, "scorers:two", *quick).returncode == 1
-    assert golf_audit(folder, "scorers:two", *quick, "--claim", "model").returncode == 0
+    claimed = golf_audit(folder, "scorers:two", *quick, "--claim", "model")
+    assert claimed.returncode == 0
+    assert "Of model: no condition that was measured is violated. Not claimed: published violates" in claimed.stdout
     done = golf_audit(folder, "scorers:two", *quick, "--claim", "mixture")
     assert done.returncode == 2 and "no score named mixture; it has model, published" in done.stderr
 

@@ -72,7 +72,11 @@ def test_golf_audit_of_a_run(finished: tuple[Path, str], tmp_path: Path) -> None
     report = load(AuditReport, tmp_path / "audit.json")
     verdicts = {(c.name, c.score): c.verdict for c in report.conditions}
     assert all(v == "holds" for (_, score), v in verdicts.items() if score in ("mixture", "neural"))
-    assert verdicts["no network", None] == verdicts["artifact size", None] == "holds"
+    assert verdicts["no network", None] == verdicts["artifact size", None] == verdicts["byte count", None] == "holds"
+    evaluated = load(RunResult, folder / "result.json").seeds[1].evaluate
+    assert report.bytes and evaluated and report.bytes.text_bytes == evaluated.bytes
+    assert report.bytes.tokens == evaluated.tokens + 1 > report.tokens  # the whole text, not the audited part
+    assert "Of mixture: no condition that was measured is violated." in done.stdout
     (published,) = [s for s in report.sums if s.score == "published"]
     assert published.total == pytest.approx(published.expected, rel=1e-4)
     unknown = golf("audit", str(folder), "--of-seed", "5")
