@@ -2,6 +2,7 @@
 
     python benchmarks/fit.py --threads 1                       # trains the small preset on the sample corpus first
     python benchmarks/fit.py --run OUT --data DIR --tokenizer MODEL --tokens 131072
+    python benchmarks/fit.py --threads 1 --full-size           # seconds, on random weights of the record's size
 
 OUT is a folder with config.json and checkpoint.pt. A cap is a share of the published quantisation's size under LZMA.
 So that a small model is stored as the record is, matrices of more than --float16-max elements are quantised. Prints
@@ -27,11 +28,11 @@ from golf_core.artifact.fit import MIN_ELEMENTS, MIN_SIDE, fit
 from golf_core.artifact.packed import encode_packed
 from golf_core.artifact.quantize import Quantized, quantize_all
 from golf_core.artifact.sensitivity import sensitivities
-from golf_core.config import GolfConfig, preset
+from golf_core.config import GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import single
 from golf_core.model.compute import loss_function
-from golf_core.model.gpt import GPT, model_from
+from golf_core.model.gpt import GPT, expected_shapes, model_from
 from golf_core.records import load
 from golf_core.stages import DataPaths, open_text, train_stage
 
@@ -71,9 +72,13 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--float16-max", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--full-size", action="store_true", help="only time the search on the record's size")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.full_size:
+        time_full_size()
+        return
     subject = open_subject(arguments)
     weights, artifact = subject.weights, subject.config.artifact
     published = encode(subject.config.model, quantize_all(weights, artifact), artifact.lzma_preset)
@@ -90,6 +95,30 @@ def main() -> None:
         cells = [f"{share:.0%}", *searched(subject, cap, base)]
         cells += [f"{subject.loss_of(bisected(make, cap)) - base:+.5f}" for make in ways.values()]
         print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def time_full_size() -> None:
+    """What each rung of the ladder takes on random weights whose rows and columns differ in spread."""
+    torch.manual_seed(0)
+    config = GolfConfig()
+    weights = {}
+    for name, shape in expected_shapes(config.model).items():
+        if len(shape) == 2 and min(shape) >= MIN_SIDE:
+            rows, cols = (torch.exp(0.3 * torch.randn(n)) for n in shape)
+            weights[name] = 0.15 * rows[:, None] * cols * torch.randn(shape)
+        else:
+            weights[name] = 1 + 0.1 * torch.randn(shape)
+    model = model_from(config.model, weights)
+    published = quantize_all(weights, config.artifact)
+    sizes = [
+        len(encode(config.model, published, config.artifact.lzma_preset)),
+        len(encode_packed(config.model, published)),
+    ]
+    for cap in (sizes[0], sizes[1], int(0.97 * sizes[1]), int(0.6 * sizes[1])):
+        began = time.perf_counter()
+        found = fit(model, override(config, {"artifact.cap_bytes": cap}), 0)
+        seconds = time.perf_counter() - began
+        print(f"room for {cap:,} bytes: {found.method}, {len(found.data):,} bytes, {seconds:.0f} s", flush=True)
 
 
 def open_subject(arguments: argparse.Namespace) -> Subject:
