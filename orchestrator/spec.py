@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -30,120 +27,20 @@ from golf_core import records
 from golf_core.config import GolfConfig, override, preset, with_clock
 from golf_core.errors import ConfigError
 from orchestrator.job_file import all_of, apply_changes, inside, parse_yaml, read_document, shown, unplain, was_set
+from orchestrator.job_sections import (
+    OWN_SENTENCE,
+    AuditPlan,
+    Baseline,
+    Budgets,
+    Cost,
+    DataFiles,
+    Limits,
+    Resources,
+    Section,
+    Tracking,
+)
 
 MAX_SEED = 2**32 - 1  # what every random generator in use accepts
-_OWN_SENTENCE = "job_file"
-"""Type of the validation errors whose message is ours already."""
-
-# A field's description completes the sentence "give ...": the remedy in error messages about that field.
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class DataFiles(_Section):
-    """Shards and tokenizer of the user's own; paths are relative to the folder where the command runs."""
-
-    path: str = Field(min_length=1, description="the folder of the *_train_*.bin and *_val_*.bin shards")
-    tokenizer: str = Field(min_length=1, description="the SentencePiece .model file that made the shards")
-
-
-class Resources(_Section):
-    """What each seed occupies."""
-
-    ranks: int = Field(
-        default=1,
-        ge=1,
-        le=8,
-        description="a whole number from 1 to 8, the processes that train one seed together",
-    )
-    cpus_per_rank: float = Field(default=1.0, gt=0, le=1024, description="a number above 0, the CPUs of each rank")
-    accelerator: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="a GPU's name such as H100 (each rank then takes one), or null for CPUs alone",
-    )
-
-    @property
-    def gpus_per_rank(self) -> int:
-        """One with an accelerator, none without."""
-        return 0 if self.accelerator is None else 1
-
-
-class Budgets(_Section):
-    """What a claim may use; the defaults are the challenge's."""
-
-    train_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the training clock")
-    eval_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the evaluation")
-    artifact_bytes: int = Field(
-        default=16_000_000,
-        gt=0,
-        description="a whole number above 0, the bytes of code and compressed weights together",
-    )
-
-
-class Baseline(_Section):
-    """The earlier result that a claim must beat: its BPB for each seed, or only their mean."""
-
-    name: str = Field(min_length=1, max_length=200, description="a text that says which result this is")
-    bpb: tuple[Annotated[float, Field(gt=0, strict=True)], ...] | None = Field(
-        default=None,
-        min_length=2,
-        strict=False,
-        description="a list of two or more BPBs above 0, one for each of its seeds",
-    )
-    mean: float | None = Field(default=None, gt=0, description="a number above 0, the mean BPB over its seeds")
-    bytes_per_token: float = Field(
-        gt=0,
-        description="a number above 0, the bytes per token of its validation text: without this ratio the "
-        "margin of 0.005 nats a token cannot be turned into BPB",
-    )
-    tokenizer: str | None = Field(default=None, min_length=1, description="a text that names its tokenizer, or null")
-
-    @model_validator(mode="after")
-    def _one_figure(self) -> Baseline:
-        if (self.bpb is None) == (self.mean is None):
-            found = "neither is" if self.bpb is None else "both are"
-            raise PydanticCustomError(
-                _OWN_SENTENCE,
-                "wants either bpb (a list, one for each seed) or mean (their mean alone), but {found} there; "
-                "give exactly one",
-                {"found": found},
-            )
-        return self
-
-    @property
-    def mean_bpb(self) -> float:
-        """The mean, given or computed from the seeds."""
-        if self.mean is not None:
-            return self.mean
-        assert self.bpb is not None
-        return math.fsum(self.bpb) / len(self.bpb)
-
-
-class AuditPlan(_Section):
-    """How closely each seed's evaluation is audited before a claim: as a black box, after it has scored the text."""
-
-    positions: int = Field(
-        default=3,
-        ge=0,
-        le=10_000,
-        strict=True,
-        description="at how many positions every token of the vocabulary is tried, a whole number; "
-        "0 audits nothing, and without an audit there is no claim",
-    )
-
-
-class Tracking(_Section):
-    """Where MLflow keeps the figures."""
-
-    tracking_uri: str | None = Field(
-        default=None,
-        min_length=1,
-        description="an MLflow address, or null for a SQLite file in the output folder",
-    )
-    experiment: str = Field(default="parameter-golf", min_length=1, description="the name of an MLflow experiment")
 
 
 def _sample_or_files(value: Any) -> Literal["sample"] | DataFiles:
@@ -154,7 +51,7 @@ def _sample_or_files(value: Any) -> Literal["sample"] | DataFiles:
     return DataFiles.model_validate(value)
 
 
-class _JobFile(_Section):
+class _JobFile(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="a name of up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit, "
@@ -186,6 +83,8 @@ class _JobFile(_Section):
         default=None, description="a mapping with name, bytes_per_token and one of bpb and mean, or null"
     )
     audit: AuditPlan = Field(default_factory=AuditPlan, description="a mapping with positions")
+    limits: Limits = Field(default_factory=Limits, description="a mapping with seconds for each phase, and retries")
+    cost: Cost = Field(default_factory=Cost, description="a mapping with per_node_hour and stop_when_hopeless")
     mlflow: Tracking = Field(default_factory=Tracking, description="a mapping with tracking_uri and experiment")
     output: str = Field(default="runs", min_length=1, description="the folder in which each run makes its own")
 
@@ -195,7 +94,7 @@ class _JobFile(_Section):
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         if twice:
             raise PydanticCustomError(
-                _OWN_SENTENCE,
+                OWN_SENTENCE,
                 "{which} more than once; a repeated seed is no new evidence, so give each once",
                 {"which": f"{'seed' if len(twice) == 1 else 'seeds'} {', '.join(map(str, twice))} given"},
             )
@@ -215,6 +114,8 @@ class Job:
     budgets: Budgets
     baseline: Baseline | None
     audit: AuditPlan
+    limits: Limits
+    cost: Cost
     mlflow: Tracking
     output: str
     config: GolfConfig
@@ -358,6 +259,15 @@ def _contradictions(job: Job) -> Iterator[tuple[str, str]]:
             f"{cap:,} is more than budgets.artifact_bytes allows ({job.budgets.artifact_bytes:,}); "
             "leave it out, and the budget is the cap",
         )
+    for phase, limit, least in (
+        ("train", job.limits.train_seconds, train.wallclock_seconds),
+        ("eval", job.limits.eval_seconds, job.budgets.eval_seconds),
+    ):
+        if limit is not None and least is not None and limit <= least:
+            yield (
+                f"limits.{phase}_seconds",
+                f"{limit:g} s would end the phase within its budget of {least:g} s; give more, or null",
+            )
     if job.resources.ranks > train.micro_batches:
         yield (
             "resources.ranks",
@@ -386,7 +296,7 @@ def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
         for part in location:
             field = f"{field}[{part}]" if isinstance(part, int) else inside(field, str(part))
         parent, description = _look_up(location)
-        if entry["type"] == _OWN_SENTENCE:
+        if entry["type"] == OWN_SENTENCE:
             found.append((field, entry["msg"]))
         elif entry["type"] == "extra_forbidden":
             found.append((field, f"no such field{records.nearest(str(location[-1]), parent.model_fields)}"))

@@ -1,0 +1,183 @@
+"""The sections of a job file, each a strict pydantic model.
+
+A field's description completes the sentence "give ...": the remedy in error messages about that field.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+OWN_SENTENCE = "job_file"
+"""Type of the validation errors whose message is ours already."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataFiles(Section):
+    """Shards and tokenizer of the user's own; paths are relative to the folder where the command runs."""
+
+    path: str = Field(min_length=1, description="the folder of the *_train_*.bin and *_val_*.bin shards")
+    tokenizer: str = Field(min_length=1, description="the SentencePiece .model file that made the shards")
+
+
+class Resources(Section):
+    """What each seed occupies."""
+
+    ranks: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="a whole number from 1 to 8, the processes that train one seed together",
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=2,
+        description="1, or 2 where each seed may be shared out evenly between two nodes",
+    )
+    cpus_per_rank: float = Field(default=1.0, gt=0, le=1024, description="a number above 0, the CPUs of each rank")
+    accelerator: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="a GPU's name such as H100 (each rank then takes one), or null for CPUs alone",
+    )
+
+    @model_validator(mode="after")
+    def _even(self) -> Resources:
+        if self.ranks % self.nodes:
+            raise PydanticCustomError(
+                OWN_SENTENCE, "an odd number of ranks cannot be shared out between 2 nodes; give an even number"
+            )
+        return self
+
+    @property
+    def gpus_per_rank(self) -> int:
+        """One with an accelerator, none without."""
+        return 0 if self.accelerator is None else 1
+
+
+class Budgets(Section):
+    """What a claim may use; the defaults are the challenge's."""
+
+    train_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the training clock")
+    eval_seconds: float = Field(default=600.0, gt=0, description="a number above 0, the seconds of the evaluation")
+    artifact_bytes: int = Field(
+        default=16_000_000,
+        gt=0,
+        description="a whole number above 0, the bytes of code and compressed weights together",
+    )
+
+
+class Baseline(Section):
+    """The earlier result that a claim must beat: its BPB for each seed, or only their mean."""
+
+    name: str = Field(min_length=1, max_length=200, description="a text that says which result this is")
+    bpb: tuple[Annotated[float, Field(gt=0, strict=True)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        strict=False,
+        description="a list of two or more BPBs above 0, one for each of its seeds",
+    )
+    mean: float | None = Field(default=None, gt=0, description="a number above 0, the mean BPB over its seeds")
+    bytes_per_token: float = Field(
+        gt=0,
+        description="a number above 0, the bytes per token of its validation text: without this ratio the "
+        "margin of 0.005 nats a token cannot be turned into BPB",
+    )
+    tokenizer: str | None = Field(default=None, min_length=1, description="a text that names its tokenizer, or null")
+
+    @model_validator(mode="after")
+    def _one_figure(self) -> Baseline:
+        if (self.bpb is None) == (self.mean is None):
+            found = "neither is" if self.bpb is None else "both are"
+            raise PydanticCustomError(
+                OWN_SENTENCE,
+                "wants either bpb (a list, one for each seed) or mean (their mean alone), but {found} there; "
+                "give exactly one",
+                {"found": found},
+            )
+        return self
+
+    @property
+    def mean_bpb(self) -> float:
+        """The mean, given or computed from the seeds."""
+        if self.mean is not None:
+            return self.mean
+        assert self.bpb is not None
+        return math.fsum(self.bpb) / len(self.bpb)
+
+
+class AuditPlan(Section):
+    """How closely each seed's evaluation is audited before a claim: as a black box, after it has scored the text."""
+
+    positions: int = Field(
+        default=3,
+        ge=0,
+        le=10_000,
+        strict=True,
+        description="at how many positions every token of the vocabulary is tried, a whole number; "
+        "0 audits nothing, and without an audit there is no claim",
+    )
+
+
+class Tracking(Section):
+    """Where MLflow keeps the figures."""
+
+    tracking_uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="an MLflow address, or null for a SQLite file in the output folder",
+    )
+    experiment: str = Field(default="parameter-golf", min_length=1, description="the name of an MLflow experiment")
+
+
+class Limits(Section):
+    """After how many seconds a phase is ended that should have been over long ago, and what is then tried."""
+
+    start_seconds: float = Field(
+        default=600.0, gt=0, description="a number above 0, the seconds for a gang to start and to check its data"
+    )
+    train_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="a number above 0, the seconds of the whole training phase, warm-up and compilation included, "
+        "or null for the training clock and 15 minutes",
+    )
+    export_seconds: float = Field(default=1800.0, gt=0, description="a number above 0, the seconds of the export")
+    eval_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="a number above 0, the seconds of the evaluation phase, "
+        "or null for three times budgets.eval_seconds",
+    )
+    audit_seconds: float = Field(default=3600.0, gt=0, description="a number above 0, the seconds of a seed's audit")
+    stall_seconds: float = Field(
+        default=45.0,
+        ge=2,
+        description="a number of at least 2, the seconds without a sign of life after which a rank counts as stuck",
+    )
+    retries: int = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="a whole number, how often a seed is run again after a failure of the machines, "
+        "never after one of its own",
+    )
+
+
+class Cost(Section):
+    """What the machines cost, and when to stop spending."""
+
+    per_node_hour: float | None = Field(
+        default=None, gt=0, description="a number above 0, the price of one node for an hour in any currency, or null"
+    )
+    stop_when_hopeless: bool = Field(
+        default=False,
+        description="true, so that a run ends as soon as its seeds can no longer carry the claim, or false",
+    )
