@@ -125,22 +125,28 @@ def end_process(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def serve_store(world_size: int) -> tuple[dist.Store, int]:
-    """Start the rendezvous of a one-node gang, bound to loopback alone; returns it and its port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=world_size)
+LOOPBACK = "127.0.0.1"
+
+
+def serve_store(world_size: int, host: str = LOOPBACK) -> tuple[dist.Store, int]:
+    """Start a gang's rendezvous, bound to `host` alone; returns it and its port.
+
+    A gang on one node needs no other address than loopback.
+    """
+    listener = socket.create_server((host, 0), backlog=world_size)
     port = listener.getsockname()[1]
     # The store takes the descriptor over and closes it in the end.
-    return _tcp_store(port, world_size, listener.detach()), port
+    return _tcp_store(host, port, world_size, listener.detach()), port
 
 
-def connect_store(port: int, world_size: int) -> dist.Store:
-    """Reach the rendezvous that rank 0 serves on this node."""
-    return _tcp_store(port, world_size, None)
+def connect_store(port: int, world_size: int, host: str = LOOPBACK) -> dist.Store:
+    """Reach the rendezvous that rank 0 serves."""
+    return _tcp_store(host, port, world_size, None)
 
 
-def _tcp_store(port: int, world_size: int, listening: int | None) -> dist.Store:
+def _tcp_store(host: str, port: int, world_size: int, listening: int | None) -> dist.Store:
     return dist.TCPStore(
-        "127.0.0.1",
+        host,
         port,
         world_size,
         is_master=listening is not None,

@@ -23,3 +23,7 @@ class ArtifactError(UserError):
 
 class RunError(GolfError):
     """A run could not go on although its input was sound (numerics, time limits, lost workers). Exit code 1."""
+
+
+class NumericsError(RunError):
+    """Training diverged: a loss that is not a number. Another try of the same seed would end in the same way."""

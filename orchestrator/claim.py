@@ -33,6 +33,21 @@ RATIO_TOLERANCE = 0.005
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """An attempt at a seed that did not end well."""
+
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+    stage: str
+    """How far it got: start, train, export, evaluate or audit."""
+    kind: str
+    """Kind of the failure: one of `failures.FailureKind`, or stopped, or unknown."""
+    error: str
+
+
+@dataclass(frozen=True)
 class SeedResult:
     """One seed, whatever became of it."""
 
@@ -49,6 +64,8 @@ class SeedResult:
     """Seconds since the epoch."""
     node: str
     audit: AuditRecord | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Those that failed or were interrupted, the last one included if the seed is not finished."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
     if ratio is None and job.baseline is not None:
         ratio = job.baseline.bytes_per_token
     margin = None if ratio is None else margin_in_bpb(MARGIN_NATS, ratio)
-    tests = _tests(job.baseline, _bpbs(seeds, "mixture"), margin)
+    tests = margin_tests(job.baseline, _bpbs(seeds, "mixture"), margin)
     enough = _enough(job, seeds)
     others = (
         _all_reported(job, seeds),
@@ -314,7 +331,8 @@ def _bytes_per_token(seeds: Sequence[SeedResult]) -> float | None:
     return size / tokens if tokens > 0 and size > 0 and math.isfinite(size) else None
 
 
-def _tests(baseline: Baseline | None, values: Sequence[float], margin: float | None) -> tuple[Test, ...]:
+def margin_tests(baseline: Baseline | None, values: Sequence[float], margin: float | None) -> tuple[Test, ...]:
+    """The test of a gain above the margin, and that of any gain; none where something is wanting."""
     if baseline is None or not values or margin is None:
         return ()
     if baseline.bpb is not None:
@@ -371,6 +389,7 @@ def _notes(job: Job, seeds: Sequence[SeedResult], mixture: Summary | None, margi
             if most.published_sum > 1.0 + MAX_KRAFT_ERROR
             else "Where it was audited, the published score's fifth expert did not speak yet."
         )
+    notes += [_attempts_note(seed) for seed in seeds if seed.attempts]
     challenge = Budgets()
     wider = [name for name in Budgets.model_fields if getattr(job.budgets, name) > getattr(challenge, name)]
     if wider:
@@ -393,3 +412,15 @@ def _seeds(seeds: Sequence[object] | Mapping[int, object]) -> str:
 def _exact(value: float) -> str:
     """Enough digits that a budget and a figure just over it look different."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.10g}"
+
+
+def _attempts_note(seed: SeedResult) -> str:
+    """What was tried before: a reader must be able to tell a lost machine from a chosen figure."""
+    ended = "; ".join(
+        f"{number}. in {a.stage} after {a.finished - a.started:.0f} s ({a.kind}: {a.error})"
+        for number, a in enumerate(seed.attempts, start=1)
+    )
+    again = any(attempt.stage == "train" for attempt in seed.attempts) and seed.train is not None
+    trained = " Its training was run anew from the start." if again else ""
+    count = len(seed.attempts)
+    return f"Seed {seed.seed} had {count} attempt{'s' if count > 1 else ''} that did not end well: {ended}.{trained}"

@@ -21,7 +21,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make data in the challenge's format.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-JobFile = Annotated[Path, typer.Argument(help="A job file, such as jobs/smoke.yaml.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/smoke-…", show_default=False)]
 Changes = Annotated[
     list[str] | None,
@@ -34,13 +33,26 @@ Address = Annotated[
 
 
 @app.command()
-def run(job: JobFile, set_: Changes = None, address: Address = None) -> None:
+def run(
+    job: Annotated[Path | None, typer.Argument(help="A job file, such as jobs/smoke.yaml.", show_default=False)] = None,
+    set_: Changes = None,
+    address: Address = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="The folder of a run to go on with; what it finished is kept.")
+    ] = None,
+) -> None:
     """Run all seeds of a job: train, export, evaluate; then print the claim."""
-    from orchestrator.driver import run_job
+    from orchestrator.driver import resume_job, run_job
     from orchestrator.spec import load_job, parse_changes
 
-    resolved = load_job(job, parse_changes(set_ or []))
-    _show(*run_job(resolved, address, _say))
+    if resume is not None:
+        if job is not None or set_:
+            raise UserError("--resume goes on with a run's own job: leave out the job file and --set")
+        _show(*resume_job(resume, address, _say))
+        return
+    if job is None:
+        raise UserError("name a job file, such as jobs/smoke.yaml, or --resume RUN")
+    _show(*run_job(load_job(job, parse_changes(set_ or [])), address, _say))
 
 
 @app.command()

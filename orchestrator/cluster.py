@@ -111,7 +111,12 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
 
     options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if local:
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+        try:
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+        except OSError as error:  # a full disk, or a path that is too long for a socket
+            raise ClusterError(
+                f"a local Ray cannot be started ({error}); set RAY_TMPDIR to a short path with room, such as /tmp"
+            ) from None
     else:
         try:
             ray.init(address=address, **options)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from golf_core import records
-from golf_core.errors import RunError
+from golf_core.errors import GolfError, RunError
 from golf_core.events import Event
 from golf_core.files import write_text
 from golf_core.progress import describe
 from orchestrator.claim import RunResult, SeedResult, judge
 from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machine
 from orchestrator.gang import Placement
+from orchestrator.ledger import Ledger, this_process
 from orchestrator.mlflow_run import MlflowRun
+from orchestrator.outlook import out_of_reach
 from orchestrator.provenance import provenance
-from orchestrator.seed_run import EarlierSeed, SeedRun, waiting_result
+from orchestrator.rerun import JOB
+from orchestrator.resume import Remains, remains_of
+from orchestrator.seed_run import RESULT, EarlierSeed, SeedRun, waiting_result
 from orchestrator.spec import Job
 
 SAY_EVERY_S = 10.0
+BY_USER = "stopped by the user"
 Say = Callable[[str], None]
 
 
@@ -37,11 +44,31 @@ def run_job(
     With `earlier`, nothing is trained: each seed's artifact of an earlier run is evaluated anew.
     Raises `UserError` before anything runs when the data or the cluster cannot serve the job.
     """
+
+    def driver() -> _Driver:
+        return _Driver(job, say, new_folder(Path(job.output).absolute(), job.name), earlier=earlier or {})
+
+    return _run(job, address, say, driver)
+
+
+def resume_job(folder: Path, address: str | None, say: Say) -> tuple[RunResult, Path]:
+    """Go on with the run in `folder`: what is finished and whole is not run again.
+
+    Raises as `run_job` does, and `RunError` while another process is at work on the run.
+    """
+    folder = folder.absolute()
+    remains = remains_of(folder)
+    for note in remains.notes:
+        say(note)
+    return _run(remains.job, address, say, lambda: _Driver(remains.job, say, folder, remains=remains))
+
+
+def _run(job: Job, address: str | None, say: Say, driver: Callable[[], _Driver]) -> tuple[RunResult, Path]:
     with connected(address, before_local=lambda: _check_here(job)) as local:
         nodes = ray_nodes()
         refuse_misfit(job.resources, nodes)
         say(_welcome(job, local, len(nodes)))
-        return _Driver(job, say, earlier or {}).run()
+        return driver().run()
 
 
 def _check_here(job: Job) -> None:
@@ -55,49 +82,84 @@ def _check_here(job: Job) -> None:
 
 
 class _Driver:
-    """State of one run: its folder, its seeds' threads, its tracker."""
+    """State of one run: its folder, its ledger, its seeds' threads, its tracker."""
 
-    def __init__(self, job: Job, say: Say, earlier: Mapping[int, EarlierSeed]) -> None:
-        self._job, self._say, self._earlier = job, say, earlier
+    def __init__(
+        self,
+        job: Job,
+        say: Say,
+        folder: Path,
+        earlier: Mapping[int, EarlierSeed] | None = None,
+        remains: Remains | None = None,
+    ) -> None:
+        self._job, self._say, self.folder = job, say, folder
         self._stopped = threading.Event()
-        self._started = time.time()
-        self.folder = new_folder(Path(job.output).absolute(), job.name)
+        self._reason = BY_USER
+        self._ended = [result for result in (remains.seeds.values() if remains else ()) if result.status == "finished"]
+        self._looking, self._out_of_reach = threading.Lock(), ""
+        self._placing = threading.Lock()
+        self._ledger = Ledger(folder)
         self._origin = provenance()
+        self._started = remains.started if remains else time.time()
+        artifacts_of = remains.artifacts_of if remains else None
         if earlier:  # these figures are a second look at somebody's artifacts, and say so
-            self._origin["artifacts_of"] = ", ".join(sorted({seed.run_id for seed in earlier.values()}))
+            artifacts_of = ", ".join(sorted({seed.run_id for seed in earlier.values()}))
+        if artifacts_of:
+            self._origin["artifacts_of"] = artifacts_of
+        if remains is None:
+            write_text(folder / JOB, _json(job))
+        self._ledger.append(
+            "run_started",
+            attempt=1 + (remains.attempt if remains else 0),
+            job_sha256=job.digest,
+            git_commit=self._origin["git_commit"],
+            artifacts_of=artifacts_of,
+            **this_process(),
+        )
         self._last_said: dict[int, float] = {}
-        self._tracking = MlflowRun(job, self.folder, self._origin, say)
-        self._runs = {
-            seed: SeedRun(job, self.folder / f"seed-{seed}", waiting_result(seed), self._on_event) for seed in job.seeds
-        }
+        self._tracking = MlflowRun(job, folder, self._origin, say)
+        self._runs: dict[int, SeedRun] = {}
+        for seed in job.seeds:
+            result = remains.seeds[seed] if remains else waiting_result(seed)
+            run = SeedRun(job, folder / f"seed-{seed}", result, self._ledger, self._on_event)
+            run.adopted = artifacts_of is not None
+            if earlier:
+                run.adopt(earlier[seed])
+            self._runs[seed] = run
 
     def run(self) -> tuple[RunResult, Path]:
-        write_text(self.folder / "job.json", _json(self._job))
         try:
             with _stopping(self._stopped, self._say):
                 self._run_seeds()
         finally:
-            result = self._result()
-            records.save(result, self.folder / "result.json")
+            result = self._save()
             self._tracking.finish(result)
+            self._ledger.close()
         if self._stopped.is_set():
-            raise RunError(f"stopped; what was finished lies in {self.folder}")
+            raise RunError(f"{self._reason}; what was finished is kept; go on with: golf run --resume {self.folder}")
         mistakes = [run.mistake for run in self._runs.values()]
         if mistakes[0] is not None and all(mistakes):
             raise mistakes[0]
         return result, self.folder
 
-    def _run_seeds(self) -> None:
-        """Start the seeds in order, each as soon as it has its room, and wait for all.
+    def _save(self) -> RunResult:
+        """Write down how the run stands now."""
+        result = self._result()
+        records.save(result, self.folder / RESULT)
+        if not self._stopped.is_set():
+            self._ledger.append("run_finished", verdict=result.claim.verdict)
+        return result
 
-        Ray serves waiting groups in no order, so only one waits at a time.
-        """
+    def _run_seeds(self) -> None:
+        """Start the seeds in order, each as soon as it has its room, and wait for all."""
         threads: list[threading.Thread] = []
         try:
             for run in self._runs.values():
-                placement = Placement(self._job.resources)
-                if not placement.wait(self._stopped):
-                    placement.remove()
+                if run.result.status == "finished":
+                    self._say(f"seed {run.result.seed}: finished before")
+                    continue
+                placement = self._place()
+                if placement is None:
                     break
                 threads.append(self._start_seed(run, placement))
             while any(thread.is_alive() for thread in threads) and not self._stopped.wait(timeout=0.2):
@@ -107,26 +169,84 @@ class _Driver:
             raise
         finally:
             if self._stopped.is_set():
-                for run in self._runs.values():
-                    run.interrupt()
+                self._end_early(threads)
             for thread in threads:
                 thread.join()
 
+    def _place(self) -> Placement | None:
+        """Room for a gang, when there is any; None if the run is stopped first.
+
+        Ray serves waiting groups in no order, so only one waits at a time.
+        """
+        with self._placing:
+            placement = Placement(self._job.resources)
+            try:
+                if placement.wait(self._stopped):
+                    return placement
+            except BaseException:
+                placement.remove()
+                raise
+            placement.remove()
+            return None
+
+    def _end_early(self, threads: Sequence[threading.Thread]) -> None:
+        """Stopped: three seconds may be all that is left, so the state is on disk before the ranks are ended."""
+        with contextlib.suppress(OSError, RunError):
+            self._ledger.append("run_stopped", reason=self._reason)
+            self._save()
+        interrupts = [threading.Thread(target=run.interrupt, args=(self._reason,)) for run in self._runs.values()]
+        for thread in interrupts:
+            thread.start()
+        for thread in (*interrupts, *threads):
+            thread.join()
+
     def _start_seed(self, run: SeedRun, placement: Placement) -> threading.Thread:
-        run.folder.mkdir()
-        run.result = replace(run.result, error="interrupted", started=time.time())
+        started = run.result.started if run.result.attempts else time.time()
+        run.result = replace(run.result, error="interrupted", started=started)
         self._tracking.seed_started(run.result.seed)
         thread = threading.Thread(target=self._run_seed, args=(run, placement), name=f"seed-{run.result.seed}")
         thread.start()
         return thread
 
-    def _run_seed(self, run: SeedRun, placement: Placement) -> None:
-        seed = run.result.seed
-        result = run.run(placement, self._earlier.get(seed))
-        if self._stopped.is_set() and result.status == "failed":
-            run.result = result = replace(result, error="stopped by the user")
-        self._say(f"seed {seed}: {result.status}" + (f": {result.error}" if result.error else ""))
+    def _run_seed(self, run: SeedRun, first: Placement) -> None:
+        """All attempts at a seed: a failure of the machines is worth another."""
+        seed, placement = run.result.seed, first
+        for retries_left in range(self._job.limits.retries, -1, -1):
+            result = run.run(placement)
+            self._say(f"seed {seed}: {result.status}" + (f": {result.error}" if result.error else ""))
+            again = result.status == "failed" and result.attempts[-1].kind == "infrastructure" and retries_left
+            if not again or self._stopped.is_set():
+                break
+            self._say(f"seed {seed}: is tried again ({retries_left} left); what it had finished is kept")
+            try:
+                room = self._place()
+            except GolfError as error:
+                run.result = replace(run.result, error=f"{run.result.error}; no room for another try: {error}")
+                break
+            if room is None:
+                break
+            placement = room
+            self._tracking.seed_started(seed)
         self._tracking.seed_finished(run)
+        self._look_ahead(run.result)
+
+    def _look_ahead(self, ended: SeedResult) -> None:
+        """Say when the claim is out of reach of the seeds that are left, and stop if the job asks for that."""
+        if self._stopped.is_set():
+            return
+        with self._looking:
+            self._ended.append(ended)
+            left = len(self._runs) - len(self._ended)
+            why = out_of_reach(self._job, self._ended) if left else None
+            if why is None or self._out_of_reach:
+                return
+            self._out_of_reach = why
+        self._say(f"a claim is out of reach: {why}")
+        with contextlib.suppress(RunError):
+            self._ledger.append("out_of_reach", reason=why, seeds_left=left)
+        if self._job.cost.stop_when_hopeless:
+            self._reason = f"stopped early (cost.stop_when_hopeless), a claim is out of reach: {why}"
+            self._stopped.set()
 
     def _on_event(self, seed: int, event: Event) -> None:
         self._tracking.seed_event(seed, event)
@@ -191,6 +311,4 @@ def _welcome(job: Job, local: bool, nodes: int) -> str:
 
 
 def _json(job: Job) -> str:
-    import json
-
     return json.dumps(job.to_dict(), indent=2) + "\n"

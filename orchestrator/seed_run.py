@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from golf_core import records
 from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
-from golf_core.files import write_bytes, write_text
+from golf_core.files import sha256, write_bytes, write_text
 from golf_core.results import AuditRecord, DataRecord, EvalResult, ExportResult, TrainResult
-from orchestrator.claim import SeedResult
+from orchestrator.claim import Attempt, SeedResult
+from orchestrator.failures import kind_of
 from orchestrator.gang import Gang, Placement, describe_hardware, start_gang
+from orchestrator.ledger import Ledger
+from orchestrator.limits import PhaseLimits, phase_limits
 from orchestrator.spec import Job
 
 # Names of the files in a seed's folder; the stages give them the same names.
 ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
 READABLE = "train_gpt_readable.py"
 LOG, RESULT, DATA, AUDIT = "log.jsonl", "result.json", "data.json", "audit.json"
+
+STAGE_FILES = {"train": (CHECKPOINT,), "export": (ARTIFACT, PROGRAM, READABLE), "evaluate": (), "audit": (AUDIT,)}
+"""The stages in order, and what each leaves in the seed's folder."""
 
 
 @dataclass(frozen=True)
@@ -36,75 +45,165 @@ class EarlierSeed:
 
 @dataclass
 class SeedRun:
-    """Runs one seed in its own thread of the driver. `result` grows with every stage and is always true."""
+    """Runs one seed in its own thread of the driver. `result` grows with every stage and is always true.
+
+    A stage whose figures `result` has is not run again.
+    """
 
     job: Job
     folder: Path
     result: SeedResult
+    ledger: Ledger
     on_event: Callable[[int, Event], None]
     hardware: str = ""
     data: DataRecord | None = None
+    adopted: bool = False
+    """The artifact is another run's: nothing is trained, whatever is known of its making."""
     mistake: UserError | None = None
     """The user's mistake that ended this seed, if one did."""
     _gang: Gang | None = None
     _log: JsonLinesLog = field(init=False)
+    _limits: PhaseLimits = field(init=False)
+    _stage: str = "start"
+    _on_gang: set[str] = field(default_factory=set)
+    _why: str = ""
     _interrupted: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, placement: Placement, earlier: EarlierSeed | None) -> SeedResult:
-        """All stages; never raises: a failure becomes part of the result."""
+    def adopt(self, earlier: EarlierSeed) -> None:
+        """Begin with an artifact of another run: nothing is trained."""
+        self.adopted = True
+        write_bytes(self.folder / ARTIFACT, earlier.artifact)
+        self.result = replace(self.result, train=earlier.train, export=earlier.export)
+
+    def _missing(self) -> list[str]:
+        """The stages that still have to be run, in order."""
+        wanted = ["evaluate", *(["audit"] if self.job.audit.positions else [])]
+        if not self.adopted:
+            wanted = ["train", "export", *wanted]
+        return [stage for stage in wanted if getattr(self.result, stage) is None]
+
+    def run(self, placement: Placement) -> SeedResult:
+        """One attempt at all stages that are missing; never raises: a failure becomes part of the result."""
+        seed, attempt = self.result.seed, len(self.result.attempts) + 1
+        kept = [stage for stage in STAGE_FILES if getattr(self.result, stage) is not None]
+        began, self._stage, self.mistake = time.time(), "start", None
+        self._limits = phase_limits(self.job)
+        self._on_gang = set()
+        self.folder.mkdir(exist_ok=True)
+        begin_log(self.folder / LOG, kept, len(self.result.attempts))
         # Written here, as the events arrive, and not on the node: a lost machine takes no log with it.
         self._log = JsonLinesLog(self.folder / LOG)
+        failure: BaseException | None = None
         try:
-            self._gang, ranks = start_gang(placement)
-            if self._interrupted.is_set():
-                raise RunError("interrupted while its ranks were starting")
-            self.result = replace(self.result, node=ranks[0]["node"])
-            self.hardware = describe_hardware(ranks)
-            self._stages(self._gang, earlier)
+            self.ledger.append("seed_started", seed=seed, attempt=attempt, kept=kept)
+            self._attempt(placement)
             self.result = replace(self.result, status="finished", error=None)
         except GolfError as error:
+            failure = error
             self.mistake = error if isinstance(error, UserError) else None
             self.result = replace(self.result, status="failed", error=str(error))
+        except OSError as error:
+            failure = RunError(f"{error.filename or self.folder}: {error.strerror}; make room or mend it, and resume")
+            self.result = replace(self.result, status="failed", error=str(failure))
         except Exception as error:  # a bug of ours, or of a library: keep the traceback, report a sentence
-            write_text(self.folder / "traceback.txt", traceback.format_exc())
+            failure = error
             sentence = f"unexpected {type(error).__name__}: {error}; see {self.folder / 'traceback.txt'}"
             self.result = replace(self.result, status="failed", error=sentence)
-        finally:
+            with contextlib.suppress(OSError):
+                write_text(self.folder / "traceback.txt", traceback.format_exc())
+        self._end(placement, failure, began)
+        return self.result
+
+    def _end(self, placement: Placement, failure: BaseException | None, began: float) -> None:
+        """Give the gang's room back and write down how the attempt ended."""
+        seed, attempt = self.result.seed, len(self.result.attempts) + 1
+        try:
             if self._gang is not None:
                 self._gang.close()
             else:
                 placement.remove()
-            self.result = replace(self.result, finished=time.time())
+        except GolfError as error:
+            failure = failure or error
+            self.result = replace(self.result, status="failed", error=str(error))
+        now = time.time()
+        self.result = replace(self.result, finished=now)
+        ending: dict[str, Any] = {"status": self.result.status}
+        if failure is not None:
+            sentence = self._why or self.result.error or ""
+            record = Attempt(began, now, self._stage, "stopped" if self._why else kind_of(failure), sentence)
+            self.result = replace(self.result, error=sentence, attempts=(*self.result.attempts, record))
+            ending |= {"failure": record.kind, "stage": record.stage, "error": sentence}
+        # A full disk has failed the seed already; it must not hide why.
+        with contextlib.suppress(OSError, RunError):
             self._log.close()
             records.save(self.result, self.folder / RESULT)
-        return self.result
+            self.ledger.append("seed_finished", seed=seed, attempt=attempt, **ending)
 
-    def _stages(self, gang: Gang, earlier: EarlierSeed | None) -> None:
-        job, seed = self.job, self.result.seed
-        data = None if job.data == "sample" else job.data.model_dump()
+    def _attempt(self, placement: Placement) -> None:
+        job, limits = self.job, self._limits
+        self._gang = None
+        self._gang, ranks = start_gang(placement, limits.start, job.limits.stall_seconds)
+        if self._interrupted.is_set():
+            raise RunError("interrupted while its ranks were starting")
+        self.result = replace(self.result, node=ranks[0]["node"])
+        self.hardware = describe_hardware(ranks)
+        self.ledger.append("gang_started", seed=self.result.seed, ranks=ranks)
         self._note("checking the data")
-        self.data = records.from_dict(DataRecord, gang.call("open", records.to_dict(job.config), data)[0])
+        data = None if job.data == "sample" else job.data.model_dump()
+        opened = self._gang.call("open", records.to_dict(job.config), data, limit_s=limits.start)
+        self.data = records.from_dict(DataRecord, opened[0])
         records.save(self.data, self.folder / DATA)
-        if earlier is None:
-            trained = gang.call("train", seed, on_event=self._relay)[0]
-            self.result = replace(self.result, train=records.from_dict(TrainResult, trained))
-            exported = gang.call("export", on_event=self._relay)[0]
-            self.result = replace(self.result, export=records.from_dict(ExportResult, exported))
-            # What a seed has reached leaves its node before the next stage begins.
-            for name in (ARTIFACT, PROGRAM, READABLE, CHECKPOINT):
-                write_bytes(self.folder / name, gang.first("fetch", name))
+        stages: dict[str, Callable[[Gang], None]] = {
+            "train": self._train,
+            "export": self._export,
+            "evaluate": self._evaluate,
+            "audit": self._audit,
+        }
+        for stage in self._missing():
+            self._stage, began = stage, time.time()
+            stages[stage](self._gang)
+            # What a seed has reached has left its node, and is on disk, before the next stage begins.
             records.save(self.result, self.folder / RESULT)
-        else:
-            write_bytes(self.folder / ARTIFACT, earlier.artifact)
-            self.result = replace(self.result, train=earlier.train, export=earlier.export)
+            files = {name: sha256(self.folder / name) for name in STAGE_FILES[stage]}
+            self.ledger.append(
+                "stage_finished", seed=self.result.seed, stage=stage, seconds=time.time() - began, files=files
+            )
+
+    def _train(self, gang: Gang) -> None:
+        trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=self._relay)[0]
+        self._fetch(gang, CHECKPOINT)
+        self.result = replace(self.result, train=records.from_dict(TrainResult, trained))
+
+    def _export(self, gang: Gang) -> None:
+        self._place(gang, CHECKPOINT)
+        exported = gang.call("export", limit_s=self._limits.export, on_event=self._relay)[0]
+        for name in STAGE_FILES["export"]:
+            self._fetch(gang, name)
+        self.result = replace(self.result, export=records.from_dict(ExportResult, exported))
+
+    def _evaluate(self, gang: Gang) -> None:
         artifact = (self.folder / ARTIFACT).read_bytes()
-        evaluated = gang.call("evaluate", artifact, on_event=self._relay)[0]
+        evaluated = gang.call("evaluate", artifact, limit_s=self._limits.evaluate, on_event=self._relay)[0]
+        self._on_gang.add(ARTIFACT)
         self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
-        records.save(self.result, self.folder / RESULT)
-        if job.audit.positions:
-            audited = gang.call_first("audit", job.audit.positions, seed, on_event=self._relay)
-            self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
-            write_bytes(self.folder / AUDIT, gang.first("fetch", AUDIT))
+
+    def _audit(self, gang: Gang) -> None:
+        self._place(gang, ARTIFACT)
+        positions, seed = self.job.audit.positions, self.result.seed
+        audited = gang.call_first("audit", positions, seed, limit_s=self._limits.audit, on_event=self._relay)
+        self._fetch(gang, AUDIT)
+        self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
+
+    def _fetch(self, gang: Gang, name: str) -> None:
+        write_bytes(self.folder / name, gang.call_first("fetch", name, limit_s=self._limits.transfer))
+        self._on_gang.add(name)
+
+    def _place(self, gang: Gang, name: str) -> None:
+        """Give rank 0 a file that an earlier attempt left, unless it has it from its own work."""
+        if name not in self._on_gang:
+            content = (self.folder / name).read_bytes()
+            gang.call_first("place", name, content, limit_s=self._limits.transfer)
+            self._on_gang.add(name)
 
     def _relay(self, event: Event) -> None:
         self._log(event)
@@ -113,11 +212,34 @@ class SeedRun:
     def _note(self, message: str) -> None:
         self._relay(Event("note", {"message": message}))
 
-    def interrupt(self) -> None:
-        """End the gang from another thread, now or as soon as it stands; `run` then returns with a failure."""
+    def interrupt(self, why: str) -> None:
+        """End the gang from another thread, now or as soon as it stands; `run` then returns with this failure."""
+        self._why = why
         self._interrupted.set()
         if self._gang is not None:
-            self._gang.close()
+            with contextlib.suppress(GolfError):
+                self._gang.close()
+
+
+def begin_log(path: Path, kept: Sequence[str], attempts: int) -> None:
+    """Make `path` the log of a new attempt: what belongs to stages that are kept stays.
+
+    The whole log of the attempts before is kept beside it.
+    """
+    if not attempts or not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    write_bytes(path.with_name(f"{path.stem}.attempt-{attempts}{path.suffix}"), b"".join(lines))
+    ends = [number for number, line in enumerate(lines, start=1) if _ends_stage(line, kept)]
+    write_bytes(path, b"".join(lines[: max(ends, default=0)]))
+
+
+def _ends_stage(line: bytes, stages: Sequence[str]) -> bool:
+    try:
+        event = json.loads(line)
+        return bool(event["kind"] == "phase_finished" and event["phase"] in stages)
+    except (ValueError, LookupError, TypeError):
+        return False  # torn by a crash
 
 
 def waiting_result(seed: int) -> SeedResult:

@@ -7,7 +7,7 @@ least 0.005 nats a token below the best earlier record at p < 0.01.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -15,6 +15,7 @@ MARGIN_NATS = 0.005
 """By how much a record must beat the one before, nats a token."""
 ALPHA = 0.01
 """A claim's p must be below this."""
+GRID, NEAREST = 400, 8.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,24 @@ def seeds_needed(sd: float, excess: float, alpha: float = ALPHA, most: int = 100
     if not excess > 0:
         return None
     return next((n for n in range(2, most + 1) if required_excess(sd, n, alpha) < excess), None)
+
+
+def reachable_p(
+    values: Sequence[float], remaining: int, test: Callable[[Sequence[float]], float | None], widest: float = 1.0
+) -> float:
+    """The least p that `remaining` more values could still bring, whatever they are; 1 where there is none.
+
+    For a given mean equal values bring the least spread, so that one number is sought: up to `widest` below the mean
+    of `values`. Takes `GRID` tests.
+    """
+    if remaining == 0:
+        alone = test(values)
+        return 1.0 if alone is None else alone
+    # A value above the mean is never better than its mirror image below; logarithmic steps find the best distance.
+    distances = (widest * 10 ** (-NEAREST * (1 - part / GRID)) for part in range(GRID + 1))
+    center = fmean(values)
+    found = [test([*values, *[center - distance] * remaining]) for distance in distances]
+    return min((p for p in found if p is not None), default=1.0)
 
 
 def _student(name: str, null: str, t: float, df: float, margin: float) -> Test:

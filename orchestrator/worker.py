@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from typing import Any
 from golf_core.events import Event, Listener, ignore
 from golf_core.records import from_dict, to_dict
 
+FOLDER_PREFIX = "golf-rank-"
+
 
 class Rank:
     """One rank of a seed's gang. Rank 0 keeps the events that the driver has not fetched yet.
@@ -21,41 +24,57 @@ class Rank:
     """
 
     def __init__(self, rank: int, world_size: int, cpus: float, gpu: bool) -> None:
+        if not gpu:
+            # OpenMP reads this when PyTorch is loaded: threads that spin while they wait take many times as long
+            # where seeds, or anything else, share the processors.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 
         self._rank, self._world_size, self._gpu = rank, world_size, gpu
         torch.set_num_threads(max(1, int(cpus)))
-        self._folder = tempfile.TemporaryDirectory(prefix="golf-rank-")
+        self._folder = rank_folder()
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
         self._listener: Listener = self._keep if rank == 0 else ignore
 
     def path(self, name: str) -> Path:
         """A file in this rank's own folder."""
-        return Path(self._folder.name) / name
+        return self._folder / name
 
-    def serve(self) -> int:
-        """Rank 0: start the gang's rendezvous on loopback; returns its port."""
+    def describe(self) -> dict[str, Any]:
+        """Where this rank runs, and the process that must be gone when the gang is."""
+        import psutil
+
+        return {
+            "node": platform.node(),
+            "pid": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "folder": str(self._folder),
+        }
+
+    def serve(self, host: str) -> int:
+        """Rank 0: start the gang's rendezvous on `host`; returns its port."""
         from golf_core.distributed import serve_store
 
-        self._store, port = serve_store(self._world_size)
+        self._store, port = serve_store(self._world_size, host)
         return port
 
-    def join(self, port: int) -> dict[str, str]:
+    def join(self, host: str, port: int) -> dict[str, str]:
         """Enter the process group; returns what this rank runs on."""
         import torch
 
-        from golf_core.distributed import connect_store, join
+        from golf_core.distributed import LOOPBACK, connect_store, join
         from golf_core.hardware import device_name
 
         device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
         store = None
         if self._world_size > 1:
-            # A gang lives on one node: gloo need not listen to the network, nor resolve the host's name.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-            store = self._store if self._rank == 0 else connect_store(port, self._world_size)
+            if host == LOOPBACK:
+                # On one node gloo need not listen to the network, nor resolve the host's name.
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            store = self._store if self._rank == 0 else connect_store(port, self._world_size, host)
         self._ranks = join(self._rank, self._world_size, device, store)
-        return {"node": platform.node(), "device": device_name(device), "cuda": str(torch.version.cuda)}
+        return {"device": device_name(device), "cuda": str(torch.version.cuda)}
 
     def open(self, config: dict[str, Any], data: dict[str, str] | None) -> dict[str, Any] | None:
         """Find and check the data on this node; rank 0 returns its `DataRecord` as a mapping.
@@ -83,7 +102,7 @@ class Rank:
         """The training stage; leaves the checkpoint in rank 0's folder."""
         from golf_core.stages import train_stage
 
-        out = Path(self._folder.name)
+        out = self._folder
         return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener))
 
     def export(self) -> dict[str, Any] | None:
@@ -93,7 +112,7 @@ class Rank:
         from golf_core.files import write_text
         from golf_core.stages import export_stage
 
-        checkpoint, out = self.path(CHECKPOINT_NAME), Path(self._folder.name)
+        checkpoint, out = self.path(CHECKPOINT_NAME), self._folder
         result = export_stage(self._config, checkpoint, self._ranks, out, self._listener)
         if result is None:
             return None
@@ -106,7 +125,7 @@ class Rank:
         from golf_core.files import write_bytes
         from golf_core.stages import evaluate_stage
 
-        path, out = self.path(ARTIFACT_NAME), Path(self._folder.name)
+        path, out = self.path(ARTIFACT_NAME), self._folder
         write_bytes(path, artifact)
         return to_dict(evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener))
 
@@ -137,6 +156,15 @@ class Rank:
         """The bytes of a file in this rank's folder."""
         return self.path(name).read_bytes()
 
+    def place(self, name: str, content: bytes) -> None:
+        """Put a file that an earlier attempt left into this rank's folder."""
+        from golf_core.files import write_bytes
+
+        write_bytes(self.path(name), content)
+
+    def pulse(self) -> None:
+        """A sign of life. Answers while a stage runs; a process that is frozen or swapped out does not."""
+
     def events(self) -> list[Event]:
         """Events since the last call. May be called while a stage runs."""
         with self._lock:
@@ -144,10 +172,21 @@ class Rank:
             self._events.clear()
         return events
 
-    def dispose(self) -> None:
-        """Remove this rank's folder; the rank is of no use afterwards."""
-        self._folder.cleanup()
-
     def _keep(self, event: Event) -> None:
         with self._lock:
             self._events.append(event)
+
+
+def rank_folder() -> Path:
+    """A new folder for this process's files; those of processes that are gone are removed.
+
+    A rank is ended without being asked, so that whoever comes next on the node cleans up.
+    """
+    import psutil
+
+    place = Path(tempfile.gettempdir())
+    for folder in place.glob(f"{FOLDER_PREFIX}*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))

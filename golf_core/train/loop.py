@@ -14,7 +14,7 @@ from torch import Tensor
 from golf_core.config import GolfConfig
 from golf_core.data.shards import TokenStream
 from golf_core.distributed import Ranks
-from golf_core.errors import ConfigError, RunError
+from golf_core.errors import ConfigError, NumericsError, RunError
 from golf_core.evaluate.rows import score_rows
 from golf_core.events import Event, Listener, ignore
 from golf_core.hardware import device_name, peak_memory_mib
@@ -25,6 +25,10 @@ from golf_core.text import ValidationText
 from golf_core.train.clock import TrainingClock
 from golf_core.train.optimizers import Optimizers, WeightAverage
 from golf_core.train.schedule import lr_factor, qat_temperature
+
+REMEDY = "lower the learning rates or check the data"
+DIVERGED = 3.0
+"""Training has diverged when its loss is so many times that of guessing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Trainer:
         self._validation_s = 0.0
 
     def run(self) -> TrainResult:
-        """Train and return the stage's figures. Raises `RunError` when the loss stops being a number."""
+        """Train and return the stage's figures. Raises `NumericsError` when the loss diverges."""
         warmup_s = self._warm_up()
         average = WeightAverage(self.model, self.train_config.ema_decay)
         self._emit(Event("phase_started", {"phase": "train", "total": self.train_config.iterations}))
@@ -216,7 +220,13 @@ class Trainer:
     def _check_finite(self, step: int, loss: float) -> None:
         # Every rank sees the same reduced loss, so that all of them end here together.
         if not math.isfinite(loss):
-            raise RunError(f"the training loss is {loss} at step {step}: lower the learning rates or check the data")
+            raise NumericsError(f"the training loss is {loss} at step {step}: {REMEDY}")
+        chance = math.log(self.config.model.vocab_size)
+        if loss > DIVERGED * chance:
+            raise NumericsError(
+                f"training diverged: at step {step} the loss is {loss:.2f} nats a token, where guessing costs "
+                f"{chance:.2f}; {REMEDY}"
+            )
 
     def _validate_off_the_clock(self, step: int) -> None:
         self._clock.stop()
@@ -229,6 +239,7 @@ class Trainer:
 
     def _validate(self, step: int) -> Score:
         began = time.perf_counter()
+        self._emit(Event("note", {"message": f"validating at step {step}"}))
         evaluate = self.config.evaluate
         score = score_rows(self.model, self._text, evaluate.seq_len, evaluate.batch_windows, self.ranks)
         self._validation_s += time.perf_counter() - began

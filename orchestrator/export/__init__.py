@@ -1,0 +1,1 @@
+"""Jobs as files for other schedulers: a KubeRay manifest, a Slurm batch script."""
