@@ -6,16 +6,20 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.spec import Resources
+from orchestrator.turnstile import Turnstile
 
 ACCELERATOR_PREFIX = "accelerator_type:"
 PROBE_S = 5.0
+TURN_S = 1.0
+NAMESPACE = "golf"
 
 
 class ClusterError(UserError):
@@ -53,13 +57,14 @@ def this_machine() -> Node:
 def misfit(resources: Resources, nodes: Sequence[Node]) -> str | None:
     """Why no node can ever hold one seed's gang, as a sentence; None where one can.
 
-    A gang never spans nodes, so the largest node decides.
+    Where a gang is shared out between two nodes, two must hold a half each.
     """
-    ranks = resources.ranks
+    ranks = resources.ranks // resources.nodes
+    place = "on one node" if resources.nodes == 1 else f"on each of {resources.nodes} nodes"
     if resources.accelerator is not None:
         most = int(max((node.gpus for node in nodes), default=0))
         if most < ranks:
-            return f"needs {_count(ranks, 'GPU')} on one node; the largest node has {most}"
+            return f"needs {_count(ranks, 'GPU')} {place}; the largest node has {most}"
         # A machine that was only looked at does not tell the kind of its GPUs; Ray does.
         told = [node for node in nodes if any(name.startswith(ACCELERATOR_PREFIX) for name in node.resources)]
         if told and not any(node.has(resources.accelerator) and node.gpus >= ranks for node in told):
@@ -69,12 +74,15 @@ def misfit(resources: Resources, nodes: Sequence[Node]) -> str | None:
                 for name in node.resources
                 if name.startswith(ACCELERATOR_PREFIX)
             )
-            return f"needs {ranks} GPUs of type {resources.accelerator} on one node; the cluster has {', '.join(kinds)}"
+            return f"needs {ranks} GPUs of type {resources.accelerator} {place}; the cluster has {', '.join(kinds)}"
     cpus = ranks * resources.cpus_per_rank
     fitting = [node for node in nodes if resources.accelerator is None or node.gpus >= ranks]
     most_cpus = max((node.cpus for node in fitting), default=0.0)
     if most_cpus < cpus:
-        return f"needs {cpus:g} CPUs on one node; the largest node has {most_cpus:g}"
+        return f"needs {cpus:g} CPUs {place}; the largest node has {most_cpus:g}"
+    enough = sum(node.cpus >= cpus for node in fitting)
+    if enough < resources.nodes:
+        return f"needs {resources.nodes} nodes with {_count(ranks, 'rank')} each; the cluster has {enough} such"
     return None
 
 
@@ -153,6 +161,40 @@ def _listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     socket.create_connection((host, int(port)), timeout=PROBE_S).close()
     return True
+
+
+@contextmanager
+def turn(kind: str, stopped: threading.Event) -> Iterator[bool]:
+    """Inside, it is this job's turn among all jobs of the cluster that wait for machines of this kind.
+
+    Yields False where `stopped` was set first. The queue is an actor that all drivers share; it ends with the last.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    ticket = secrets.token_hex(8)
+    queue = ray.remote(num_cpus=0)(Turnstile).options(
+        name=f"golf-turnstile-{kind}", namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+    )
+
+    def ask(method: str) -> int:
+        while True:  # the last driver of a moment ago may have ended the queue: then a new one begins
+            try:
+                return int(ray.get(getattr(queue.remote(), method).remote(ticket)))
+            except (RayActorError, ValueError):
+                if stopped.wait(timeout=TURN_S):
+                    return 1
+
+    try:
+        mine = ask("ahead") == 0
+        while not mine and not stopped.wait(timeout=TURN_S):
+            mine = ask("ahead") == 0
+        yield mine
+    finally:
+        with suppress(RayActorError, ValueError):
+            actor = ray.get_actor(f"golf-turnstile-{kind}", namespace=NAMESPACE)
+            if ray.get(actor.leave.remote(ticket)) == 0:
+                ray.kill(actor)
 
 
 def ray_nodes() -> list[Node]:

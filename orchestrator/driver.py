@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from golf_core.events import Event
 from golf_core.files import write_text
 from golf_core.progress import describe
 from orchestrator.claim import RunResult, SeedResult, judge
-from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machine
+from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machine, turn
 from orchestrator.gang import Placement
 from orchestrator.ledger import Ledger, this_process
 from orchestrator.mlflow_run import MlflowRun
@@ -45,8 +45,8 @@ def run_job(
     Raises `UserError` before anything runs when the data or the cluster cannot serve the job.
     """
 
-    def driver() -> _Driver:
-        return _Driver(job, say, new_folder(Path(job.output).absolute(), job.name), earlier=earlier or {})
+    def driver(alone: bool) -> _Driver:
+        return _Driver(job, say, new_folder(Path(job.output).absolute(), job.name), alone, earlier=earlier or {})
 
     return _run(job, address, say, driver)
 
@@ -60,15 +60,15 @@ def resume_job(folder: Path, address: str | None, say: Say) -> tuple[RunResult, 
     remains = remains_of(folder)
     for note in remains.notes:
         say(note)
-    return _run(remains.job, address, say, lambda: _Driver(remains.job, say, folder, remains=remains))
+    return _run(remains.job, address, say, lambda alone: _Driver(remains.job, say, folder, alone, remains=remains))
 
 
-def _run(job: Job, address: str | None, say: Say, driver: Callable[[], _Driver]) -> tuple[RunResult, Path]:
+def _run(job: Job, address: str | None, say: Say, driver: Callable[[bool], _Driver]) -> tuple[RunResult, Path]:
     with connected(address, before_local=lambda: _check_here(job)) as local:
         nodes = ray_nodes()
         refuse_misfit(job.resources, nodes)
         say(_welcome(job, local, len(nodes)))
-        return driver().run()
+        return driver(local).run()
 
 
 def _check_here(job: Job) -> None:
@@ -89,10 +89,11 @@ class _Driver:
         job: Job,
         say: Say,
         folder: Path,
+        alone: bool,
         earlier: Mapping[int, EarlierSeed] | None = None,
         remains: Remains | None = None,
     ) -> None:
-        self._job, self._say, self.folder = job, say, folder
+        self._job, self._say, self.folder, self._alone = job, say, folder, alone
         self._stopped = threading.Event()
         self._reason = BY_USER
         self._ended = [result for result in (remains.seeds.values() if remains else ()) if result.status == "finished"]
@@ -176,9 +177,13 @@ class _Driver:
     def _place(self) -> Placement | None:
         """Room for a gang, when there is any; None if the run is stopped first.
 
-        Ray serves waiting groups in no order, so only one waits at a time.
+        Ray serves waiting groups in no order, so only one waits at a time, of all jobs on the cluster.
         """
-        with self._placing:
+        kind = self._job.resources.accelerator or "cpu"
+        others = nullcontext(True) if self._alone else turn(kind, self._stopped)
+        with self._placing, others as mine:
+            if not mine:
+                return None
             placement = Placement(self._job.resources)
             try:
                 if placement.wait(self._stopped):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 
 # Long enough that each stage can be met in the middle of its work.
 SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}
-LIMITS = {"stall_seconds": 4, "retries": 1}
+LIMITS = {"stall_seconds": 8, "retries": 1}
 
 
 class Service:

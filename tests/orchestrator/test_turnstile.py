@@ -1,0 +1,80 @@
+"""The queue of jobs, alone and on a cluster with room for one gang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tiny import REPO, only_run, write_job
+
+from golf_core.records import load
+from orchestrator.claim import RunResult
+from orchestrator.turnstile import GONE_S, Turnstile
+
+
+class TestTurnstile:
+    def test_first_come_first_served(self) -> None:
+        queue = Turnstile()
+        assert [queue.ahead(t) for t in "abcab"] == [0, 1, 2, 0, 1]
+        assert queue.leave("a") == 2
+        assert [queue.ahead(t) for t in "bca"] == [0, 1, 2]
+
+    def test_the_dead_make_way(self) -> None:
+        now = [0.0]
+        queue = Turnstile(lambda: now[0])
+        queue.ahead("dead")
+        for _ in range(5):
+            assert queue.ahead("b") == 1
+            now[0] += GONE_S / 5
+        assert queue.ahead("b") == 0
+        assert queue.leave("b") == 0
+
+    def test_leaving_twice(self) -> None:
+        queue = Turnstile()
+        queue.ahead("a")
+        assert queue.leave("b") == 1 and queue.leave("a") == 0 and queue.leave("a") == 0
+
+
+TWO_JOBS = """
+import os, subprocess, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+cluster.add_node(num_cpus=2)
+cluster.wait_for_nodes()
+try:
+    command = [sys.executable, "-m", "orchestrator", "run", "--address", cluster.address]
+    jobs = [subprocess.Popen([*command, job]) for job in sys.argv[1:]]
+    codes = [job.wait() for job in jobs]
+    import ray
+    ray.init(cluster.address, logging_level="ERROR")
+    print("codes", codes, "queues", ray.util.list_named_actors(all_namespaces=True), flush=True)
+finally:
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_two_jobs_on_a_cluster_with_room_for_one_gang(tmp_path: Path, sample_folder: Path) -> None:
+    """Neither waits for ever, no two gangs overlap, and the jobs take turns."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    jobs = []
+    for folder in folders:
+        folder.mkdir()
+        jobs.append(str(write_job(folder, resources={"ranks": 2, "cpus_per_rank": 1})))
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_JOBS, *jobs], capture_output=True, text=True, timeout=500, cwd=REPO, check=False
+    )
+    assert "codes [0, 0] queues []" in done.stdout, done.stdout + done.stderr
+    seeds = [
+        (seed.started, seed.finished, folder.name)
+        for folder in folders
+        for seed in load(RunResult, only_run(folder) / "result.json").seeds
+    ]
+    seeds.sort()
+    assert len(seeds) == 6
+    assert all(before[1] <= after[0] + 0.5 for before, after in pairwise(seeds))
+    assert [name for _, _, name in seeds] in (["a", "b"] * 3, ["b", "a"] * 3)
