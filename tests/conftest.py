@@ -31,3 +31,25 @@ def sample_folder() -> Path:
     from golf_core.data.sample import build_sample, default_sample_folder
 
     return build_sample(default_sample_folder())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-markdown", metavar="FILE", help="write the table of faults tried and outcomes")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tests of faults leave a row each (`record_property`); here they become the table in the docs."""
+    target = config.getoption("--faults-markdown")
+    if target is None:
+        return
+    rows = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            found = dict(report.user_properties)
+            if report.when == "call" and "fault" in found:
+                held = "as expected" if outcome == "passed" else "**FAILED**"
+                rows.append((found["fault"], found["said"], found["after"], held))
+    head = Path(target).read_text(encoding="utf-8").partition("<!-- table -->")[0]
+    lines = ["| fault | what is said | afterwards | |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    Path(target).write_text(head + "<!-- table -->\n" + "\n".join(lines) + "\n", encoding="utf-8")
