@@ -38,6 +38,13 @@ class TestMisfit:
         half = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
         assert misfit(self.EIGHT, [half, half]) == "needs 8 GPUs on one node; the largest node has 4"
 
+    def test_two_nodes_hold_a_half_each(self) -> None:
+        half = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
+        shared = Resources(ranks=8, nodes=2, accelerator="H100")
+        assert misfit(shared, [half, half]) is None and misfit(shared, [self.H100, half]) is None
+        assert misfit(shared, [half]) == "needs 2 nodes with 4 ranks each; the cluster has 1 such"
+        assert misfit(shared, [self.PLAIN]) == "needs 4 GPUs on each of 2 nodes; the largest node has 0"
+
     def test_other_kind(self) -> None:
         sentence = misfit(self.EIGHT, [self.A100])
         assert sentence == "needs 8 GPUs of type H100 on one node; the cluster has A100"
@@ -57,7 +64,7 @@ from orchestrator.spec import load_job
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 for _ in range(int(sys.argv[2])):
-    cluster.add_node(num_cpus=8)
+    cluster.add_node(num_cpus=int(sys.argv[3]))
 cluster.wait_for_nodes()
 try:
     run_job(load_job(Path(sys.argv[1])), cluster.address, print)
@@ -71,7 +78,7 @@ finally:
 def test_seeds_run_side_by_side_where_there_is_room(nodes: int, tmp_path: Path, sample_folder: Path) -> None:
     """24 CPUs on three nodes hold three gangs of 8 CPUs at once; one node holds one after another."""
     job = write_job(tmp_path, resources={"ranks": 1, "cpus_per_rank": 8})
-    command = [sys.executable, "-c", SIMULATE, str(job), str(nodes)]
+    command = [sys.executable, "-c", SIMULATE, str(job), str(nodes), "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=REPO, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     seeds = load(RunResult, only_run(tmp_path) / "result.json").seeds
@@ -82,6 +89,23 @@ def test_seeds_run_side_by_side_where_there_is_room(nodes: int, tmp_path: Path, 
         for before, after in pairwise(seeds):
             assert before.finished <= after.started
             assert before.seed in (42, 1337)  # in the order of the job file
+
+
+@pytest.mark.ray
+def test_one_seed_on_two_nodes(tmp_path: Path, sample_folder: Path) -> None:
+    """No node has room for both ranks; together they reach the figures of one node."""
+    figures = []
+    for nodes, name in ((2, "two"), (1, "one")):
+        folder = tmp_path / name
+        folder.mkdir()
+        job = write_job(folder, seeds=[42], resources={"ranks": 2, "nodes": nodes})
+        command = [sys.executable, "-c", SIMULATE, str(job), str(nodes), str(2 // nodes)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=REPO, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (seed,) = load(RunResult, only_run(folder) / "result.json").seeds
+        assert seed.evaluate is not None and seed.evaluate.mixture is not None and seed.evaluate.world_size == 2
+        figures.append(seed.evaluate.mixture.bpb)
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
