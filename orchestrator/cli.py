@@ -10,6 +10,10 @@ import typer
 
 from golf_core.errors import GolfError, UserError
 from orchestrator.audit_command import audit_command
+from orchestrator.export.app import export_app
+from orchestrator.fetch_command import fetch_command
+from orchestrator.preflight.command import AllowDirty, MaxCost, check_command, plan_command, preflight
+from orchestrator.submit import submit_command
 
 app = typer.Typer(
     name="golf",
@@ -18,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Make data in the challenge's format.", no_args_is_help=True)
+data_app = typer.Typer(help="Make or fetch data in the challenge's format.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/smoke-…", show_default=False)]
@@ -40,9 +44,13 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="The folder of a run to go on with; what it finished is kept.")
     ] = None,
+    allow_dirty: AllowDirty = False,
+    max_cost: MaxCost = None,
 ) -> None:
     """Run all seeds of a job: train, export, evaluate; then print the claim."""
+    from orchestrator.cluster import where
     from orchestrator.driver import resume_job, run_job
+    from orchestrator.preflight.findings import sentence
     from orchestrator.spec import load_job, parse_changes
 
     if resume is not None:
@@ -52,7 +60,12 @@ def run(
         return
     if job is None:
         raise UserError("name a job file, such as jobs/smoke.yaml, or --resume RUN")
-    _show(*run_job(load_job(job, parse_changes(set_ or [])), address, _say))
+    resolved = load_job(job, parse_changes(set_ or []))
+    found = preflight(resolved, where(address), allow_dirty, max_cost)
+    for finding in found.warnings:
+        _say(f"warning: {sentence(finding)}")
+    found.refuse_errors()
+    _show(*run_job(resolved, address, _say))
 
 
 @app.command()
@@ -156,6 +169,11 @@ def verify(
 
 
 app.command(name="audit")(audit_command)
+app.command(name="check")(check_command)
+app.command(name="plan")(plan_command)
+app.command(name="submit")(submit_command)
+app.add_typer(export_app, name="export")
+data_app.command(name="fetch")(fetch_command)
 
 
 @data_app.command()

@@ -104,8 +104,8 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
     machine, and starts a local one where there is none. Starting takes seconds: `before_local` is called first
     and may refuse by raising.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or _running_cluster()
-    local = address is None or address == "local"
+    address = where(address)
+    local = address == "local"
     if local:
         before_local()
         # Ray's servers listen on every interface: only this run's processes know its token. Ray would otherwise
@@ -134,6 +134,11 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
         yield local
     finally:
         ray.shutdown()
+
+
+def where(address: str | None) -> str:
+    """The cluster's address that `connected` takes: the given one, else RAY_ADDRESS's, a running one's, or 'local'."""
+    return address or os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
 
 
 def _running_cluster() -> str | None:

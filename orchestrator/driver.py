@@ -16,19 +16,22 @@ from types import FrameType
 
 from golf_core import records
 from golf_core.errors import GolfError, RunError
-from golf_core.events import Event
+from golf_core.events import Event, ignore
 from golf_core.files import write_text
 from golf_core.progress import describe
 from orchestrator.claim import RunResult, SeedResult, judge
 from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machine, turn
-from orchestrator.gang import Placement
+from orchestrator.gang import Placement, start_gang
 from orchestrator.ledger import Ledger, this_process
+from orchestrator.limits import phase_limits
 from orchestrator.mlflow_run import MlflowRun
 from orchestrator.outlook import out_of_reach
+from orchestrator.preflight.findings import Preflight
+from orchestrator.preflight.on_rank import DRY_STEPS
 from orchestrator.provenance import provenance
 from orchestrator.rerun import JOB
 from orchestrator.resume import Remains, remains_of
-from orchestrator.seed_run import RESULT, EarlierSeed, SeedRun, waiting_result
+from orchestrator.seed_run import RESULT, EarlierSeed, SeedRun, check_gang, waiting_result
 from orchestrator.spec import Job
 
 SAY_EVERY_S = 10.0
@@ -71,12 +74,29 @@ def _run(job: Job, address: str | None, say: Say, driver: Callable[[bool], _Driv
         return driver(local).run()
 
 
+def check_on_gang(job: Job, address: str) -> Preflight:
+    """Start one gang of `job` on the cluster, look at its nodes, rehearse, and end it. Nothing is kept."""
+    with connected(address, before_local=lambda: None):
+        refuse_misfit(job.resources, ray_nodes())
+        limits, stopped = phase_limits(job), threading.Event()
+        placement = Placement(job.resources)
+        if not placement.wait(stopped):
+            raise RunError("no room for a gang")
+        gang, _ = start_gang(placement, limits.start, job.limits.stall_seconds)
+        try:
+            data = None if job.data == "sample" else job.data.model_dump()
+            gang.call("open", records.to_dict(job.config), data, limit_s=limits.start)
+            return check_gang(gang, job, data, DRY_STEPS, limits.train, ignore)
+        finally:
+            gang.close()
+
+
 def _check_here(job: Job) -> None:
     """What can be refused before Ray is even started: this machine is the one that will run the job."""
     from golf_core.data.manifest import check_data
 
     refuse_misfit(job.resources, [this_machine()])
-    if job.data != "sample":
+    if job.data != "sample" and job.data.fetch is None:
         longest = max(job.config.train.seq_len, job.config.evaluate.seq_len)
         check_data(Path(job.data.path), Path(job.data.tokenizer), job.config.model.vocab_size, longest)
 
@@ -123,7 +143,7 @@ class _Driver:
         for seed in job.seeds:
             result = remains.seeds[seed] if remains else waiting_result(seed)
             run = SeedRun(job, folder / f"seed-{seed}", result, self._ledger, self._on_event)
-            run.adopted = artifacts_of is not None
+            run.adopted, run.rehearse = artifacts_of is not None, not self._runs
             if earlier:
                 run.adopt(earlier[seed])
             self._runs[seed] = run

@@ -19,13 +19,6 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataFiles(Section):
-    """Shards and tokenizer of the user's own; paths are relative to the folder where the command runs."""
-
-    path: str = Field(min_length=1, description="the folder of the *_train_*.bin and *_val_*.bin shards")
-    tokenizer: str = Field(min_length=1, description="the SentencePiece .model file that made the shards")
-
-
 class Resources(Section):
     """What each seed occupies."""
 

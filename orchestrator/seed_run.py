@@ -22,12 +22,15 @@ from orchestrator.failures import kind_of
 from orchestrator.gang import Gang, Placement, describe_hardware, start_gang
 from orchestrator.ledger import Ledger
 from orchestrator.limits import PhaseLimits, phase_limits
+from orchestrator.preflight.findings import Preflight, sentence
+from orchestrator.preflight.on_rank import DRY_STEPS, judge_ranks, request_of
 from orchestrator.spec import Job
 
 # Names of the files in a seed's folder; the stages give them the same names.
 ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
 READABLE = "train_gpt_readable.py"
 LOG, RESULT, DATA, AUDIT = "log.jsonl", "result.json", "data.json", "audit.json"
+PREFLIGHT = "preflight.json"
 
 STAGE_FILES = {"train": (CHECKPOINT,), "export": (ARTIFACT, PROGRAM, READABLE), "evaluate": (), "audit": (AUDIT,)}
 """The stages in order, and what each leaves in the seed's folder."""
@@ -57,6 +60,8 @@ class SeedRun:
     on_event: Callable[[int, Event], None]
     hardware: str = ""
     data: DataRecord | None = None
+    rehearse: bool = False
+    """Rehearse on the gang before the first step that counts: a budget that cannot be kept is refused cheaply."""
     adopted: bool = False
     """The artifact is another run's: nothing is trained, whatever is known of its making."""
     mistake: UserError | None = None
@@ -153,6 +158,8 @@ class SeedRun:
         opened = self._gang.call("open", records.to_dict(job.config), data, limit_s=limits.start)
         self.data = records.from_dict(DataRecord, opened[0])
         records.save(self.data, self.folder / DATA)
+        if job.resources.accelerator is not None:
+            self._preflight(self._gang, data)
         stages: dict[str, Callable[[Gang], None]] = {
             "train": self._train,
             "export": self._export,
@@ -168,6 +175,16 @@ class SeedRun:
             self.ledger.append(
                 "stage_finished", seed=self.result.seed, stage=stage, seconds=time.time() - began, files=files
             )
+
+    def _preflight(self, gang: Gang, data: dict[str, Any] | None) -> None:
+        """Look at the gang's nodes, and rehearse if this seed is the first to come so far."""
+        self._stage = "preflight"
+        steps = DRY_STEPS if self.rehearse and "train" in self._missing() else 0
+        found = check_gang(gang, self.job, data, steps, self._limits.train, self._relay)
+        records.save(found, self.folder / PREFLIGHT)
+        for finding in found.warnings:
+            self._note(f"warning: {sentence(finding)}")
+        found.refuse_errors()
 
     def _train(self, gang: Gang) -> None:
         trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=self._relay)[0]
@@ -219,6 +236,14 @@ class SeedRun:
         if self._gang is not None:
             with contextlib.suppress(GolfError):
                 self._gang.close()
+
+
+def check_gang(
+    gang: Gang, job: Job, data: dict[str, Any] | None, steps: int, limit_s: float, on_event: Callable[[Event], None]
+) -> Preflight:
+    """What the ranks find on their nodes, and what a rehearsal of `steps` steps projects. The data are open."""
+    request = records.to_dict(request_of(job, steps))
+    return judge_ranks(job, gang.call("check", data, request, limit_s=limit_s, on_event=on_event))
 
 
 def begin_log(path: Path, kept: Sequence[str], attempts: int) -> None:

@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from golf_core import records
 from golf_core.config import GolfConfig, override, preset, with_clock
 from golf_core.errors import ConfigError
+from orchestrator.data_section import DataFiles
 from orchestrator.job_file import all_of, apply_changes, inside, parse_yaml, read_document, shown, unplain, was_set
 from orchestrator.job_sections import (
     OWN_SENTENCE,
@@ -33,7 +34,6 @@ from orchestrator.job_sections import (
     Baseline,
     Budgets,
     Cost,
-    DataFiles,
     Limits,
     Resources,
     Section,
@@ -71,7 +71,7 @@ class _JobFile(Section):
         default=3, ge=2, description="a whole number of at least 2: one seed has no spread"
     )
     data: Annotated[Literal["sample"] | DataFiles, PlainValidator(_sample_or_files)] = Field(
-        description="the word sample, or a mapping with path and tokenizer"
+        description="the word sample, or a mapping with path, tokenizer and, where a node may fetch them, fetch"
     )
     resources: Resources = Field(
         default_factory=Resources, description="a mapping with ranks, cpus_per_rank, accelerator"

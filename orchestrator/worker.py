@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,11 @@ class Rank:
         self._ranks = join(self._rank, self._world_size, device, store)
         return {"device": device_name(device), "cuda": str(torch.version.cuda)}
 
-    def open(self, config: dict[str, Any], data: dict[str, str] | None) -> dict[str, Any] | None:
+    def open(self, config: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any] | None:
         """Find and check the data on this node; rank 0 returns its `DataRecord` as a mapping.
 
-        `data` None stands for the sample corpus, which is built here if this node has none yet.
+        `data` None stands for the sample corpus, which is built here if this node has none yet. Data that the node
+        lacks are fetched where the job says from where.
         """
         from golf_core.config import GolfConfig
         from golf_core.data.manifest import check_data
@@ -92,11 +94,30 @@ class Rank:
             self._paths = DataPaths(folder, folder / "tokenizer.model")
         else:
             self._paths = DataPaths(Path(data["path"]), Path(data["tokenizer"]))
+            if data.get("fetch"):
+                self._fetch(data["fetch"])
         if self._rank != 0:
             return None
         longest = max(self._config.train.seq_len, self._config.evaluate.seq_len)
         vocab_size = self._config.model.vocab_size
         return to_dict(check_data(self._paths.folder, self._paths.tokenizer, vocab_size, longest))
+
+    def _fetch(self, fetch: dict[str, Any]) -> None:
+        from orchestrator.fetch import ensure_data
+        from orchestrator.fetch_spec import Fetch
+
+        def say(line: str) -> None:
+            self._listener(Event("note", {"message": line}))
+
+        found = ensure_data(Fetch.model_validate(fetch), self._paths.folder, self._paths.tokenizer, say=say)
+        self._paths = replace(self._paths, tokenizer=found.tokenizer)
+
+    def check(self, data: dict[str, Any] | None, request: dict[str, Any]) -> dict[str, Any]:
+        """What forbids the run on this rank's node, and what a rehearsal projects: a `RankReport` as a mapping."""
+        from orchestrator.preflight.on_rank import check_rank
+
+        self._listener(Event("note", {"message": "preflight: node, interconnect, rehearsal"}))
+        return check_rank(to_dict(self._config), data, self._ranks, request)
 
     def train(self, seed: int) -> dict[str, Any]:
         """The training stage; leaves the checkpoint in rank 0's folder."""

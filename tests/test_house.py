@@ -38,10 +38,11 @@ def test_dependencies_point_one_way(path: Path) -> None:
 def test_nothing_is_read_from_the_environment_at_import(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            assert "environ" not in ast.unparse(node)
+            names = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+            assert not names & {"environ", "environb", "getenv"}
 
 
-def test_ray_is_kept_behind_two_modules() -> None:
+def test_ray_is_kept_behind_a_few_modules() -> None:
     """Another scheduler would replace these alone."""
-    users = {path.stem for path in (REPO / "orchestrator").glob("*.py") if "ray" in imports(path)}
-    assert users == {"cluster", "gang"}
+    users = {path.stem for path in (REPO / "orchestrator").rglob("*.py") if "ray" in imports(path)}
+    assert users <= {"cluster", "gang", "submit", "follow"}

@@ -168,12 +168,12 @@ def _check(job: Job, options: RayJobOptions) -> None:
             raise UserError(f"{option} {value!r}: not a folder of the image; give an absolute path without ':'")
     for variable in options.env:
         if not _VARIABLE.fullmatch(variable):
-            raise UserError(f"--env {variable}: not the name of a variable; give NAME=VALUE")
+            raise UserError(f"--env {variable!r}: not the name of a variable; give NAME=VALUE")
         if _SECRET_LIKE.search(variable):
             raise UserError(f"--env {variable}: a manifest is no place for secrets; put it into a Secret, and --secret")
     for label, value in options.node_selector.items():
         if not _LABEL_KEY.fullmatch(label) or not _LABEL_VALUE.fullmatch(value):
-            raise UserError(f"--node-selector {label}={value}: not a label of a node; give KEY=VALUE")
+            raise UserError(f"--node-selector {f'{label}={value}'!r}: not a label of a node; give KEY=VALUE")
 
 
 def _submission_mode(words: Sequence[str], wanted: SubmissionMode | None) -> SubmissionMode:
@@ -248,7 +248,7 @@ def _container(name: str, options: RayJobOptions) -> dict[str, Any]:
 
 def _unexpanded(value: str) -> str:
     # Kubernetes replaces $(NAME) in values, and reads $$ as $.
-    return value.replace("$(", "$$(")
+    return value.replace("$", "$$")
 
 
 def _pod(container: dict[str, Any], volumes: list[dict[str, Any]], labels: Mapping[str, str]) -> dict[str, Any]:

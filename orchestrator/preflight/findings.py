@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from golf_core import records
-from golf_core.dry_run_result import DryRun
 from golf_core.errors import UserError
+from golf_core.projection import DryRun
 from orchestrator.preflight.cost import CostEstimate
 
 Level = Literal["error", "warning", "ok"]

@@ -15,12 +15,13 @@ from ranks import on_ranks
 from golf_core import records
 from golf_core.artifact.codec import encode
 from golf_core.artifact.quantize import quantize_all
-from golf_core.data.manifest import load_manifest
 from golf_core.config import GolfConfig, TrainConfig, override, small
+from golf_core.data.manifest import load_manifest
 from golf_core.distributed import Ranks, single
-from golf_core.dry_run import DryRun, dry_run, gaussian_bytes, steps_in_budget, time_all_reduce
+from golf_core.dry_run import dry_run, gaussian_bytes, time_all_reduce
 from golf_core.errors import ConfigError, RunError
 from golf_core.model.gpt import expected_shapes
+from golf_core.projection import DryRun, describe, steps_in_budget
 from golf_core.stages import DataPaths
 
 TINY = {
@@ -63,6 +64,7 @@ def test_projections_follow_from_what_was_measured(dry: DryRun, sample_folder: P
     assert dry.chunks == pytest.approx(tokens / 1024, abs=1) and dry.chunks_measured == 4
     assert dry.eval_seconds > (dry.chunks - 1) * dry.seconds_per_chunk
     assert dry.refused is None and dry.weight_bytes > 0 and dry.code_bytes > 0
+    assert f"{dry.chunks:,} chunks" in " ".join(describe(dry))
     assert dry.memory_mib is None and dry.peak_memory_mib > 0
 
 

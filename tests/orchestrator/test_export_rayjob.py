@@ -1,0 +1,304 @@
+"""The KubeRay manifest: its form, what it asks for, and that no value of the job reads as anything else."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import write_job
+from typer.testing import CliRunner
+
+from golf_core.errors import UserError
+from orchestrator.export.app import export_app
+from orchestrator.export.rayjob import (
+    GKE_LABEL,
+    MAX_SECONDS,
+    RayJobOptions,
+    kubernetes_name,
+    manifest_text,
+    rayjob_manifest,
+)
+from orchestrator.export.timing import worst_case_seconds
+from orchestrator.spec import Job, load_job
+
+SCHEMA = yaml.safe_load((Path(__file__).parents[1] / "data" / "rayjob_schema.yaml").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+OPTIONS = RayJobOptions(image="registry.example/golf:1", ray_version="2.60.0")
+METADATA = {"job_name": "tiny", "git_commit": "f" * 40}
+H100 = {"ranks": 8, "cpus_per_rank": 4, "accelerator": "H100"}
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return load_job(write_job(tmp_path, resources=H100))
+
+
+def manifest_of(job: Job, path: str = "jobs/a.yaml", changes: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
+    """The manifest as `kubectl` reads it."""
+    made = rayjob_manifest(job, path, changes, METADATA, replace(OPTIONS, **options))
+    text = manifest_text(made)
+    assert yaml.safe_load(text) == made
+    VALIDATOR.validate(made)
+    return made
+
+
+def pods_of(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Head pod, worker group, worker pod."""
+    cluster = manifest["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    return cluster["headGroupSpec"]["template"]["spec"], group, group["template"]["spec"]
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+class TestForm:
+    def test_the_schema_is_one_and_knows_no_unknown_fields(self, job: Job) -> None:
+        jsonschema.Draft202012Validator.check_schema(SCHEMA)
+        objects = [s for s in SCHEMA["$defs"].values() if "properties" in s]
+        assert objects and all(s["additionalProperties"] is False for s in objects)
+        made = manifest_of(job)
+        for where in (made, made["spec"], pods_of(made)[0], pods_of(made)[2]["containers"][0]):
+            wrong = copy.deepcopy(made)
+            target = next(part for part in walk(wrong) if part == where)
+            target["gpus"] = 8
+            with pytest.raises(jsonschema.ValidationError):
+                VALIDATOR.validate(wrong)
+
+    @pytest.mark.parametrize("nodes", [1, 2])
+    @pytest.mark.parametrize("accelerator", [None, "H100"])
+    def test_every_option_at_once(self, nodes: int, accelerator: str | None, tmp_path: Path) -> None:
+        resources = {"ranks": 4, "nodes": nodes, "cpus_per_rank": 1.5, "accelerator": accelerator}
+        job = load_job(write_job(tmp_path, resources=resources, name="2-A_b.C" + "x" * 50))
+        manifest_of(
+            job,
+            namespace="team-a",
+            parallel=3,
+            claim="golf-data",
+            secret="mlflow",
+            env={"A": "1"},
+            node_selector={GKE_LABEL: "nvidia-l4"},
+            token=True,
+            memory="200Gi",
+            shm="16Gi",
+            submission_mode="SidecarMode",
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [("three-seed", "three-seed"), ("A_b.C", "a-b-c"), ("3x", "golf-3x"), ("x" * 64, "x" * 41), ("a-.", "a")],
+    )
+    def test_names(self, name: str, expected: str) -> None:
+        assert kubernetes_name(name) == expected
+
+    @given(name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
+    def test_any_job_has_a_name_that_kubernetes_takes(self, name: str) -> None:
+        found = kubernetes_name(name)
+        assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", found) and len(found) <= 41
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from walk(item)
+
+
+class TestWhatItAsksFor:
+    def test_the_head_has_room_for_no_rank(self, job: Job) -> None:
+        made = manifest_of(job)
+        head, _, _ = pods_of(made)
+        start = made["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
+        assert start["num-gpus"] == start["num-cpus"] == "0"
+        assert "nvidia.com/gpu" not in set(strings(head))
+        assert not {"entrypointNumGpus", "entrypointNumCpus", "entrypointResources"} & set(made["spec"])
+
+    def test_a_worker_is_a_node_of_a_gang(self, job: Job) -> None:
+        _, group, worker = pods_of(manifest_of(job, parallel=2))
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 2
+        resources = worker["containers"][0]["resources"]
+        assert resources["limits"] == resources["requests"] == {"cpu": "32", "memory": "192Gi", "nvidia.com/gpu": "8"}
+        assert worker["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+    def test_two_nodes_a_gang(self, tmp_path: Path) -> None:
+        job = load_job(write_job(tmp_path, resources={**H100, "nodes": 2, "cpus_per_rank": 1.3}))
+        _, group, worker = pods_of(manifest_of(job, parallel=3))
+        assert group["replicas"] == 6
+        assert worker["containers"][0]["resources"]["limits"] == {"cpu": "6", "memory": "96Gi", "nvidia.com/gpu": "4"}
+
+    def test_without_an_accelerator(self, tmp_path: Path) -> None:
+        _, _, worker = pods_of(manifest_of(load_job(write_job(tmp_path))))
+        assert worker["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
+        assert "tolerations" not in worker and "nodeSelector" not in worker
+
+    def test_shared_memory_is_memory(self, job: Job) -> None:
+        _, _, worker = pods_of(manifest_of(job, shm="16Gi"))
+        (volume,) = worker["volumes"]
+        assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+        assert worker["containers"][0]["volumeMounts"] == [{"name": volume["name"], "mountPath": "/dev/shm"}]
+
+    def test_a_claim_is_mounted_everywhere(self, job: Job) -> None:
+        head, _, worker = pods_of(manifest_of(job, claim="golf-data", mount="/data"))
+        for pod in (head, worker):
+            assert {"name": "golf", "persistentVolumeClaim": {"claimName": "golf-data"}} in pod["volumes"]
+            assert {"name": "golf", "mountPath": "/data"} in pod["containers"][0]["volumeMounts"]
+
+    def test_it_ends(self, job: Job) -> None:
+        spec = manifest_of(job, parallel=3, ttl_seconds=60)["spec"]
+        assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 60
+        assert spec["backoffLimit"] == 0
+        assert spec["activeDeadlineSeconds"] == worst_case_seconds(job, 3) + 3600
+        head, _, worker = pods_of(manifest_of(job))
+        assert head["restartPolicy"] == worker["restartPolicy"] == "Never"
+
+    def test_a_deadline_fits_its_field(self, tmp_path: Path) -> None:
+        job = load_job(write_job(tmp_path, limits={"audit_seconds": 1e12}, audit={"positions": 1}))
+        assert manifest_of(job)["spec"]["activeDeadlineSeconds"] == MAX_SECONDS
+
+    def test_where_it_comes_from(self, job: Job) -> None:
+        assert manifest_of(job)["spec"]["metadata"] == METADATA
+
+    def test_secrets_are_named_and_not_told(self, job: Job) -> None:
+        head, _, worker = pods_of(manifest_of(job, secret="mlflow-login"))
+        for pod in (head, worker):
+            assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "mlflow-login"}}]
+        for name in ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "mlflow_password", "WANDB_API_KEY"):
+            with pytest.raises(UserError, match=rf"--env {name}: a manifest is no place for secrets"):
+                manifest_of(job, env={name: "x"})
+
+    def test_a_token_is_the_operators_own(self, job: Job) -> None:
+        cluster = manifest_of(job, token=True)["spec"]["rayClusterSpec"]
+        assert cluster["authOptions"] == {"mode": "token"} and cluster["rayVersion"] == "2.60.0"
+        assert "authOptions" not in manifest_of(job)["spec"]["rayClusterSpec"]
+
+    def test_values_of_the_environment_are_not_expanded(self, job: Job) -> None:
+        head, _, _ = pods_of(manifest_of(job, env={"A": "$(HOME) $$(B) $C"}))
+        assert head["containers"][0]["env"][-1] == {"name": "A", "value": "$$(HOME) $$$$(B) $$C"}
+
+
+class TestTheCommand:
+    def test_plain_words_take_the_usual_way(self, job: Job) -> None:
+        spec = manifest_of(job, changes=("output=/mnt/golf/runs",))["spec"]
+        assert spec["submissionMode"] == "K8sJobMode"
+        assert spec["entrypoint"] == "python -m orchestrator run jobs/a.yaml --set output=/mnt/golf/runs"
+
+    @pytest.mark.parametrize("word", ["seeds=[1]", "a b", "$(id)", "a;b", "`id`", "a'b", 'a"b', "a\nb", "~", "*"])
+    def test_others_take_the_way_with_one_shell(self, word: str, job: Job) -> None:
+        assert manifest_of(job, changes=(word,))["spec"]["submissionMode"] == "HTTPMode"
+        for mode in ("K8sJobMode", "SidecarMode"):
+            with pytest.raises(UserError, match=f"--submission-mode {mode}: hands the command through two shells"):
+                manifest_of(job, changes=(word,), submission_mode=mode)
+        assert manifest_of(job, submission_mode="HTTPMode")["spec"]["submissionMode"] == "HTTPMode"
+
+
+@pytest.fixture(scope="module")
+def any_job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return load_job(write_job(tmp_path_factory.mktemp("job"), resources=H100))
+
+
+@settings(max_examples=100, deadline=None)
+@given(path=texts.filter(bool), change=texts, value=texts)
+def test_no_value_is_more_than_a_value(any_job: Job, path: str, change: str, value: str) -> None:
+    """Whatever a path or a variable holds, YAML and shell read it back as that, and the rest is as ever."""
+    project = "/" + value.replace(":", "")
+    made = manifest_of(any_job, path=path, changes=(change,), env={"A": value}, project=project)
+    words = shlex.split(made["spec"]["entrypoint"])
+    assert words[:4] == ["python", "-m", "orchestrator", "run"]
+    assert words[4] == (f"./{path}" if path.startswith("-") else path) and words[5:] == ["--set", change]
+    usual = manifest_of(any_job, changes=("x",), env={"A": "x"})
+    for manifest in (made, usual):
+        manifest["spec"]["entrypoint"] = manifest["spec"]["submissionMode"] = None
+        for pod in pods_of(manifest)[::2]:
+            (container,) = pod["containers"]
+            assert container["env"][-1]["name"] == "A"
+            container["env"][-1]["value"] = container["workingDir"] = None
+    assert made == usual
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("change", "option"),
+        [
+            ({"image": "a b"}, "--image"),
+            ({"image": ""}, "--image"),
+            ({"ray_version": "new"}, "--ray-version"),
+            ({"namespace": "Team_A"}, "--namespace"),
+            ({"namespace": "a\n"}, "--namespace"),
+            ({"claim": "../x"}, "--claim"),
+            ({"secret": "a b"}, "--secret"),
+            ({"memory": "lots"}, "--memory"),
+            ({"shm": "-1Gi"}, "--shm"),
+            ({"mount": "data"}, "--mount"),
+            ({"project": "a"}, "--project"),
+            ({"env": {"A-B": "x"}}, "--env"),
+            ({"node_selector": {"a b": "c"}}, "--node-selector"),
+            ({"node_selector": {"a": "c\n"}}, "--node-selector"),
+            ({"parallel": 0}, "--parallel"),
+            ({"parallel": 4}, "--parallel"),
+        ],
+    )
+    def test_what_kubernetes_would_refuse(self, change: dict[str, Any], option: str, job: Job) -> None:
+        with pytest.raises(UserError, match=f"^{option} ?") as error:
+            manifest_of(job, **change)
+        assert "\n" not in str(error.value)
+
+
+class TestTheProgram:
+    def run(self, *arguments: str) -> Any:
+        return CliRunner().invoke(export_app, ["rayjob", *arguments])
+
+    def test_to_a_file(self, tmp_path: Path) -> None:
+        path, out = write_job(tmp_path, resources=H100), tmp_path / "out" / "job.yaml"
+        done = self.run(str(path), "--image", "golf:1", "--claim", "data", "--gke", "--out", str(out))
+        assert done.exit_code == 0, done.output
+        made = yaml.safe_load(out.read_text())
+        VALIDATOR.validate(made)
+        assert made["spec"]["entrypoint"].endswith(" --set output=/mnt/golf/runs")
+        assert pods_of(made)[2]["nodeSelector"] == {GKE_LABEL: "nvidia-h100-80gb"}
+        # The digest is that of the job that will run, its output changed.
+        digest = load_job(path, {"output": "/mnt/golf/runs"}).digest
+        assert made["spec"]["metadata"]["job_sha256"] == digest
+
+    def test_the_users_own_output_wins(self, tmp_path: Path) -> None:
+        done = self.run(str(write_job(tmp_path)), "--image", "golf:1", "--claim", "data", "--set", "output=/x")
+        assert yaml.safe_load(done.stdout)["spec"]["entrypoint"].endswith("--set output=/mnt/golf/runs --set output=/x")
+
+    def test_without_a_claim_it_says_what_is_lost(self, tmp_path: Path) -> None:
+        done = self.run(str(write_job(tmp_path)), "--image", "golf:1")
+        assert "without --claim the results are lost" in done.stderr
+        VALIDATOR.validate(yaml.safe_load(done.stdout))
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--gke"], "--gke: resources.accelerator is null"),
+            (["--env", "A"], "--env A: not of the form NAME=VALUE"),
+            (["--submission-mode", "Mail"], "--submission-mode Mail: give K8sJobMode, HTTPMode or SidecarMode"),
+        ],
+    )
+    def test_mistakes(self, arguments: list[str], sentence: str, tmp_path: Path) -> None:
+        done = self.run(str(write_job(tmp_path)), "--image", "golf:1", *arguments)
+        assert isinstance(done.exception, UserError) and str(done.exception).startswith(sentence)

@@ -1,0 +1,394 @@
+"""The batch script: what Slurm is asked for, and the script itself, run with a Slurm that starts everything here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import write_job
+
+from golf_core.errors import RunError, UserError
+from orchestrator.export.command import is_plain, run_words, shell_line
+from orchestrator.export.ready import wait_for_nodes
+from orchestrator.export.slurm import SlurmOptions, slurm_script, slurm_time
+from orchestrator.export.timing import worst_case_seconds
+from orchestrator.spec import Job, load_job
+
+OPTIONS = SlurmOptions(project=Path("/project"), environment=Path("/project/.venv"))
+HOSTILE = "a b'\"$(touch pwned)`touch pwned`\n;touch pwned #\\*~é&|<>@@RUN@@"
+
+SRUN = r"""#!/bin/bash
+# As many tasks as asked for, all on this machine; options are noted, signals handed on.
+printf '%s\0' srun "$@" >"$RECORD/srun-$$"
+tasks=1
+while [[ ${1:-} == --* ]]; do
+    [[ $1 == --ntasks=* ]] && tasks=${1#--ntasks=}
+    shift
+done
+if ((tasks == 1)); then exec "$@"; fi
+pids=()
+for ((i = 0; i < tasks; i++)); do "$@" & pids+=($!); done
+trap 'kill -TERM "${pids[@]}"' TERM
+wait
+wait
+"""
+STUB = """#!{python}
+# Notes how it was called, then does as RECORD's plan says.
+import json, os, signal, socket, sys, time
+from pathlib import Path
+record, name = Path(os.environ["RECORD"]), Path(sys.argv[0]).name
+plan = json.loads((record / "plan.json").read_text()).get(name, {{}})
+kind = "head" if "--head" in sys.argv else "worker" if name == "ray" else name
+note = {{"kind": kind, "args": sys.argv[1:], "pid": os.getpid(), "cwd": os.getcwd(), "at": time.time(),
+        "mode": os.environ.get("RAY_AUTH_MODE"), "token": os.environ.get("RAY_AUTH_TOKEN"),
+        "ray_address": os.environ.get("RAY_ADDRESS")}}
+def told(number, frame):
+    (record / f"told-{{kind}}-{{os.getpid()}}").write_text("")
+    if not plan.get("deaf"):
+        sys.exit(plan.get("told", 1))
+signal.signal(signal.SIGTERM, told)
+if kind == "head" and not plan.get("exit"):
+    (port,) = [a.split("=")[1] for a in sys.argv if a.startswith("--port=")]
+    listener = socket.create_server(("127.0.0.1", int(port)))
+(record / f"call-{{kind}}-{{os.getpid()}}.tmp").write_text(json.dumps(note))
+(record / f"call-{{kind}}-{{os.getpid()}}.tmp").rename(record / f"call-{{kind}}-{{os.getpid()}}.json")
+while name == "ray" and not plan.get("exit") or plan.get("wait"):
+    time.sleep(0.05)
+sys.exit(plan.get("exit", 0))
+"""
+
+
+@dataclass
+class Slurm:
+    """A Slurm of this machine alone."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "record"
+
+    def start(
+        self, script: str, nodes: int = 1, plan: dict[str, Any] | None = None, address: str = "127.0.0.1"
+    ) -> subprocess.Popen[str]:
+        self.record.mkdir()
+        (self.record / "plan.json").write_text(json.dumps(plan or {}))
+        names = "\\n".join(f"node{i}" for i in range(nodes))
+        for name, text in (
+            ("srun", SRUN),
+            ("scontrol", f"#!/bin/sh\nprintf '{names}\\n'\n"),
+            ("getent", f"#!/bin/sh\necho '{address} STREAM'\n"),
+        ):
+            self._program("slurm", name, text)
+        for name in ("ray", "golf", "python"):
+            self._program("env/bin", name, STUB.format(python=sys.executable))
+        (self.folder / "job.sh").write_text(script)
+        env = {
+            "PATH": f"{self.folder / 'slurm'}:{os.environ['PATH']}",
+            "RECORD": str(self.record),
+            "SLURM_JOB_ID": str(os.getpid() % 1000),
+            "SLURM_JOB_NODELIST": "node[0-9]",
+            "RAY_ADDRESS": "somebody:6379",
+        }
+        command = ["bash", str(self.folder / "job.sh")]
+        return subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder
+        )
+
+    def run(self, script: str, **how: Any) -> tuple[int, str]:
+        process = self.start(script, **how)
+        _, errors = process.communicate(timeout=60)
+        return process.returncode, errors
+
+    def calls(self, kind: str) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self.record.glob(f"call-{kind}-*.json"))]
+
+    def wait_for(self, pattern: str) -> None:
+        deadline = time.monotonic() + 30
+        while not list(self.record.glob(pattern)):
+            assert time.monotonic() < deadline, pattern
+            time.sleep(0.05)
+
+    def sruns(self) -> list[list[str]]:
+        return [path.read_text().split("\0")[1:-1] for path in self.record.glob("srun-*")]
+
+    def living(self) -> list[int]:
+        noted = [call["pid"] for call in self.calls("*")]
+        return [pid for pid in noted if psutil.pid_exists(pid) and str(self.record) in environment_of(pid)]
+
+    def _program(self, folder: str, name: str, text: str) -> None:
+        path = self.folder / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+
+def environment_of(pid: int) -> str:
+    try:
+        return psutil.Process(pid).environ().get("RECORD", "")
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Slurm]:
+    machine = Slurm(tmp_path)
+    yield machine
+    for pid in machine.living():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return load_job(write_job(tmp_path))
+
+
+def script_of(job: Job, slurm: Slurm, path: str = "jobs/tiny.yaml", changes: tuple[str, ...] = (), **other: Any) -> str:
+    options = replace(OPTIONS, project=slurm.folder, environment=slurm.folder / "env", **other)
+    return slurm_script(job, path, changes, options)
+
+
+class TestTheScriptRuns:
+    def test_a_cluster_of_its_own_with_a_token_that_only_it_knows(self, job: Job, slurm: Slurm) -> None:
+        code, errors = slurm.run(script_of(job, slurm, changes=("seeds=[1, 2]",)))
+        assert (code, errors) == (0, "")
+        (head,), (run,), (ready,) = slurm.calls("head"), slurm.calls("golf"), slurm.calls("python")
+        assert run["args"][:4] == ["run", "jobs/tiny.yaml", "--set", "seeds=[1, 2]"]
+        (port,) = [a.removeprefix("--port=") for a in head["args"] if a.startswith("--port=")]
+        assert run["args"][4:] == ["--address", f"127.0.0.1:{port}"]
+        assert ready["args"][:4] == ["-m", "orchestrator.export.ready", f"127.0.0.1:{port}", "1"]
+        assert head["at"] < ready["at"] < run["at"]
+        assert {"--head", "--block", "--num-cpus=1", "--num-gpus=0"} <= set(head["args"])
+        tokens = {call["token"] for call in (head, run, ready)}
+        assert {call["mode"] for call in (head, run, ready)} == {"token"}
+        (token,) = tokens
+        assert len(token) == 64 and set(token) <= set("0123456789abcdef")
+        assert not any(token in word for words in slurm.sruns() for word in words)
+        assert all("--export=ALL" in words for words in slurm.sruns())  # without it the token would not travel
+        assert run["ray_address"] is None and run["cwd"] == str(slurm.folder)
+        assert slurm.living() == []
+
+    def test_the_scratch_folder_is_removed(self, job: Job, slurm: Slurm) -> None:
+        assert slurm.run(script_of(job, slurm))[0] == 0
+        (head,) = slurm.calls("head")
+        (scratch,) = [a.removeprefix("--temp-dir=") for a in head["args"] if a.startswith("--temp-dir=")]
+        assert [words[-4:] for words in slurm.sruns() if "rm" in words] == [["rm", "-rf", "--", scratch]]
+        assert scratch.startswith("/tmp/golf-") and len(scratch) < 40  # sockets lie in it
+
+    @pytest.mark.parametrize("code", [0, 1, 2])
+    def test_the_exit_code_is_the_runs(self, code: int, job: Job, slurm: Slurm) -> None:
+        assert slurm.run(script_of(job, slurm), plan={"golf": {"exit": code}})[0] == code
+        assert slurm.living() == []
+
+    def test_every_other_node_joins(self, job: Job, slurm: Slurm) -> None:
+        code, errors = slurm.run(script_of(job, slurm, parallel=3), nodes=3, address="0.0.0.0")
+        assert (code, errors) == (0, "")
+        workers = slurm.calls("worker")
+        (head,) = slurm.calls("head")
+        assert len(workers) == 2
+        assert all(f"--address=0.0.0.0:{port}" in worker["args"] for worker in workers for port in ports_of(head))
+        assert {worker["token"] for worker in workers} == {head["token"]}
+        assert slurm.calls("python")[0]["args"][3] == "3"
+        assert slurm.living() == []
+
+    def test_a_head_that_others_cannot_reach_is_refused(self, job: Job, slurm: Slurm) -> None:
+        code, errors = slurm.run(script_of(job, slurm, parallel=2), nodes=2, address="127.0.1.1")
+        assert code == 2 and "no address that other nodes could reach" in errors
+        assert not slurm.calls("*")
+
+    def test_a_signal_before_the_end_of_the_time_reaches_the_run(self, job: Job, slurm: Slurm) -> None:
+        process = slurm.start(script_of(job, slurm), plan={"golf": {"wait": True, "told": 7}})
+        slurm.wait_for("call-golf-*.json")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 7  # the run's own, not 143
+        assert len(list(slurm.record.glob("told-golf-*"))) == 1
+        assert slurm.living() == []
+
+    def test_a_signal_during_the_start_ends_what_was_started(self, job: Job, slurm: Slurm) -> None:
+        process = slurm.start(script_of(job, slurm), plan={"python": {"wait": True}})
+        slurm.wait_for("call-python-*.json")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert not slurm.calls("golf") and slurm.living() == []
+
+    def test_a_head_that_does_not_start(self, job: Job, slurm: Slurm) -> None:
+        code, errors = slurm.run(script_of(job, slurm), plan={"ray": {"exit": 3}})
+        assert code == 1 and "Ray's head ended on node0" in errors
+        assert not slurm.calls("golf")
+
+    def test_nodes_that_do_not_join(self, job: Job, slurm: Slurm) -> None:
+        assert slurm.run(script_of(job, slurm), plan={"python": {"exit": 1}})[0] == 1
+        assert not slurm.calls("golf") and slurm.living() == []
+
+    def test_a_port_in_use_is_passed_over(self, job: Job, slurm: Slurm) -> None:
+        import socket
+
+        first = 20000 + os.getpid() % 1000 * 8
+        with socket.create_server(("127.0.0.1", first)):
+            assert slurm.run(script_of(job, slurm))[0] == 0
+        assert ports_of(slurm.calls("head")[0]) == [str(first + 1)]
+
+    def test_hostile_names_are_words_and_nothing_else(self, slurm: Slurm) -> None:
+        project = slurm.folder / HOSTILE.replace("/", "")
+        project.mkdir()
+        job = load_job(write_job(slurm.folder))
+        options = replace(OPTIONS, project=project, environment=slurm.folder / "env")
+        script = slurm_script(job, HOSTILE, (f"output={HOSTILE}",), options)
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+        assert slurm.run(script)[0] == 0
+        (run,) = slurm.calls("golf")
+        assert run["args"][:4] == ["run", HOSTILE, "--set", f"output={HOSTILE}"]
+        assert run["cwd"] == str(project)
+        assert not list(slurm.folder.rglob("pwned"))
+
+
+def ports_of(head: dict[str, Any]) -> list[str]:
+    return [a.removeprefix("--port=") for a in head["args"] if a.startswith("--port=")]
+
+
+class TestWhatSlurmIsAskedFor:
+    def directives(self, script: str) -> dict[str, str]:
+        lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+    def test_a_gang_on_two_nodes(self, tmp_path: Path) -> None:
+        resources = {"ranks": 8, "nodes": 2, "cpus_per_rank": 1.5, "accelerator": "H100"}
+        job = load_job(write_job(tmp_path, resources=resources))
+        found = self.directives(slurm_script(job, "j.yaml", (), replace(OPTIONS, parallel=2, gpu_type="h100")))
+        assert found["nodes"] == "4" and found["ntasks-per-node"] == "1"
+        assert found["gpus-per-node"] == "h100:4" and found["cpus-per-task"] == "6"
+        assert found["signal"] == "B:TERM@60" and "no-requeue" in found
+        assert "partition" not in found and "mem" not in found
+
+    def test_the_time_is_that_of_the_worst_case(self, job: Job) -> None:
+        seconds = worst_case_seconds(job) + 660
+        assert self.directives(slurm_script(job, "j", (), OPTIONS))["time"] == slurm_time(seconds)
+        assert self.directives(slurm_script(job, "j", (), replace(OPTIONS, time="1:00:00")))["time"] == "1:00:00"
+
+    @pytest.mark.parametrize(("seconds", "text"), [(1, "0-00:01:00"), (3600, "0-01:00:00"), (90061, "1-01:02:00")])
+    def test_times(self, seconds: int, text: str) -> None:
+        assert slurm_time(seconds) == text
+
+    @pytest.mark.parametrize(
+        ("change", "option"),
+        [
+            ({"partition": "a b"}, "--partition"),
+            ({"account": "x\nrm -rf ~"}, "--account"),
+            ({"qos": "$(id)"}, "--qos"),
+            ({"constraint": "a'b"}, "--constraint"),
+            ({"gpu_type": "h100\n"}, "--gpu-type"),
+            ({"time": "tomorrow"}, "--time"),
+            ({"memory": "-1"}, "--memory"),
+            ({"parallel": 4}, "--parallel"),
+            ({"mounts": ("/a:/b",)}, "--mount"),
+            ({"container": "image", "mounts": ("data",)}, "--mount"),
+        ],
+    )
+    def test_what_cannot_work_is_refused(self, change: dict[str, Any], option: str, job: Job) -> None:
+        with pytest.raises(UserError, match=f"^{option} ?") as error:
+            slurm_script(job, "j", (), replace(OPTIONS, **change))
+        assert "\n" not in str(error.value)
+
+    def test_a_container_is_that_of_every_step_of_ray(self, job: Job) -> None:
+        script = slurm_script(job, "j", (), replace(OPTIONS, container="reg#golf:1", mounts=("/data:/data",)))
+        assert "'--container-image=reg#golf:1'" in script
+        assert "--container-mounts=/project:/project,/tmp:/tmp,/dev/shm:/dev/shm,/data:/data" in script
+        assert script.count('"${in_container[@]}"') == 3
+
+    @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+    def test_shellcheck(self, job: Job) -> None:
+        for options in (OPTIONS, replace(OPTIONS, environment=None), replace(OPTIONS, container="image")):
+            # That quoted text is taken as it is, is what the odd name is there for.
+            for path, excluded in (("jobs/a.yaml", "SC0000"), (HOSTILE, "SC2016")):
+                command = ["shellcheck", f"--exclude={excluded}", "-"]
+                script = slurm_script(job, path, ("a=b c",), options)
+                done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+                assert done.returncode == 0, done.stdout
+
+    def test_the_command(self, tmp_path: Path) -> None:
+        from typer.testing import CliRunner
+
+        from orchestrator.export.app import export_app
+
+        out = tmp_path / "job.sh"
+        path = write_job(tmp_path)
+        done = CliRunner().invoke(export_app, ["slurm", str(path), "--set", "seeds=[1]", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert f"golf run {path} --set 'seeds=[1]' --address" in out.read_text()
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(job=texts.filter(bool), changes=st.lists(texts, max_size=3))
+def test_no_shell_reads_more_into_a_command_than_its_words(job: str, changes: list[str]) -> None:
+    words = run_words(job, changes)
+    script = f"printf '%s\\0' {shell_line(words)}"
+    for shell in ("bash", "sh"):
+        done = subprocess.run([shell, "-c", script], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+        assert done.stdout == b"".join(os.fsencode(word) + b"\0" for word in words)
+    assert not words[2].startswith("-")
+
+
+@given(word=texts)
+def test_plain_words_need_no_quoting(word: str) -> None:
+    if is_plain([word]):
+        assert shell_line([word]) == word
+
+
+def test_a_zero_byte_is_refused() -> None:
+    with pytest.raises(UserError, match="zero byte"):
+        shell_line(["a\0b"])
+
+
+class TestWaitingForNodes:
+    def test_until_all_are_there(self) -> None:
+        counts = iter([0, 1, 3])
+        wait_for_nodes(3, 60, lambda: next(counts), clock=lambda: 0.0, sleep=lambda _: None)
+        assert next(counts, None) is None
+
+    def test_not_for_ever(self) -> None:
+        times = iter(range(100))
+        with pytest.raises(RunError, match=r"only 2 of 3 nodes joined the Ray cluster within 5 s"):
+            wait_for_nodes(3, 5, lambda: 2, clock=lambda: float(next(times)), sleep=lambda _: None)
+
+
+class TestWorstCase:
+    def test_every_phase_of_every_attempt_of_every_seed(self, tmp_path: Path) -> None:
+        limits = {"start_seconds": 1, "train_seconds": 10, "export_seconds": 100, "eval_seconds": 1000}
+        limits |= {"audit_seconds": 10_000, "retries": 1}
+        budgets = {"eval_seconds": 900}
+        job = load_job(write_job(tmp_path, limits=limits, audit={"positions": 1}, budgets=budgets))
+        attempt = 11_111 + 2 * 300 + 120
+        assert worst_case_seconds(job) == 3 * 2 * attempt
+        assert worst_case_seconds(job, 2) == 2 * 2 * attempt  # three seeds, two at a time
+        assert worst_case_seconds(job, 3) == 2 * attempt
+
+    def test_without_an_audit_and_with_defaults(self, tmp_path: Path) -> None:
+        clock = {"overrides": {"train.wallclock_seconds": 60.0}, "seeds": [1], "limits": {"retries": 0}}
+        job = load_job(write_job(tmp_path, audit={"positions": 0}, **clock))
+        assert worst_case_seconds(job) == 600 + (60 + 900) + 1800 + 3 * 600 + 600 + 120
+
+    def test_a_training_without_a_clock_is_given_a_day(self, tmp_path: Path) -> None:
+        job = load_job(write_job(tmp_path, seeds=[1], limits={"retries": 0}))
+        assert worst_case_seconds(job) > 86_400
+
+    def test_no_gang(self, job: Job) -> None:
+        with pytest.raises(ValueError, match="parallel"):
+            worst_case_seconds(job, 0)

@@ -1,0 +1,164 @@
+"""A node's GPUs, as an NVML of our own describes them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.preflight.findings import Finding
+from orchestrator.preflight.gpus import check_gpus, is_kind
+
+GIB = 1024**3
+
+
+class NVMLError(Exception):
+    pass
+
+
+class FakeNvml:
+    """The functions of pynvml that are used; each GPU is a mapping of what differs from a healthy H100."""
+
+    NVMLError = NVMLError
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
+    NVML_P2P_CAPS_INDEX_NVLINK, NVML_P2P_STATUS_OK = 2, 0
+    nvmlClocksThrottleReasonHwSlowdown = 8  # noqa: N815
+    nvmlClocksThrottleReasonHwThermalSlowdown = 64  # noqa: N815
+    nvmlClocksThrottleReasonHwPowerBrakeSlowdown = 128  # noqa: N815
+
+    def __init__(self, *gpus: dict[str, Any], unlinked: tuple[tuple[int, int], ...] = (), driver: bool = True) -> None:
+        self._gpus, self._unlinked, self._driver = gpus, unlinked, driver
+        self.open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self._driver:
+            raise NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self._gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(used=self._gpus[gpu].get("used", 0.4) * GIB, total=80 * GIB)
+
+    def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(gpu=self._gpus[gpu].get("busy", 0))
+
+    def nvmlDeviceGetUUID(self, gpu: int) -> str:  # noqa: N802
+        return f"GPU-{gpu}"
+
+    def nvmlDeviceGetName(self, gpu: int) -> bytes:  # noqa: N802
+        return self._gpus[gpu].get("name", "NVIDIA H100 80GB HBM3").encode()
+
+    def nvmlDeviceGetRemappedRows(self, gpu: int) -> tuple[int, int, int, int]:  # noqa: N802
+        return (0, 0, *self._gpus[gpu].get("rows", (0, 0)))
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: int) -> int:  # noqa: N802
+        return int(self._gpus[gpu].get("reasons", 1))  # 1: idle
+
+    def nvmlDeviceGetMigMode(self, gpu: int) -> tuple[int, int]:  # noqa: N802
+        mig = self._gpus[gpu].get("mig", 0)
+        if mig is None:
+            raise NVMLError("Not Supported")
+        return (mig, mig)
+
+    def nvmlDeviceGetTotalEccErrors(self, gpu: int, kind: int, counter: int) -> int:  # noqa: N802
+        assert (kind, counter) == (1, 0)
+        return int(self._gpus[gpu].get("ecc", 0))
+
+    def nvmlDeviceGetP2PStatus(self, a: int, b: int, caps: int) -> int:  # noqa: N802
+        assert caps == 2
+        return 5 if (min(a, b), max(a, b)) in self._unlinked else 0
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    return [finding.level for finding in findings]
+
+
+def test_eight_healthy_gpus_are_fine() -> None:
+    nvml = FakeNvml(*[{}] * 8)
+    findings = check_gpus(8, "H100", nvml)
+    assert levels(findings) == ["ok", "ok"]
+    assert "8 x NVIDIA H100 80GB HBM3" in findings[0].what and "NVLink" in findings[1].what
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "level", "words"),
+    [
+        ({"used": 30.0, "busy": 97}, "error", "30,720 of 81,920 MiB taken, 97% busy"),
+        ({"busy": 50}, "error", "in use"),
+        ({"ecc": 3}, "error", "3 uncorrected"),
+        ({"rows": (0, 1)}, "error", "could not be replaced"),
+        ({"rows": (1, 0)}, "warning", "wait for a reset"),
+        ({"reasons": 64}, "warning", "slowed down"),
+        ({"mig": 1}, "error", "MIG"),
+        ({"name": "NVIDIA A100-SXM4-80GB"}, "error", "A100-SXM4-80GB, H100 asked for"),
+    ],
+)
+def test_each_fault_is_found_on_its_gpu(gpu: dict[str, Any], level: str, words: str) -> None:
+    findings = check_gpus(2, "H100", FakeNvml({}, gpu))
+    (fault,) = [finding for finding in findings if finding.level != "ok"]
+    assert fault.level == level and words in fault.what and fault.remedy
+    if "asked for" not in words:
+        assert fault.where.startswith("GPU 1,")
+
+
+def test_a_driver_that_does_not_tell_is_not_at_fault() -> None:
+    assert set(levels(check_gpus(1, "H100", FakeNvml({"mig": None})))) == {"ok"}
+
+
+@pytest.mark.parametrize(("there", "exactly", "level"), [(7, True, "error"), (9, True, "error"), (9, False, "ok")])
+def test_the_number_of_gpus(there: int, exactly: bool, level: str) -> None:
+    findings = check_gpus(8, "H100", FakeNvml(*[{}] * there), exactly=exactly)
+    assert findings[0].level == level
+    assert (f"{there} GPUs, 8 asked for" in findings[0].what) == (level == "error")
+
+
+def test_only_the_gangs_gpus_count() -> None:
+    nvml = FakeNvml({}, {"used": 60.0}, {})
+    assert set(levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-2"]))) == {"ok"}
+    assert "error" in levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-1"]))
+
+
+def test_our_own_memory_is_no_fault() -> None:
+    nvml = FakeNvml({"used": 2.0, "busy": 60})
+    assert "error" in levels(check_gpus(1, "H100", nvml))
+    assert levels(check_gpus(1, "H100", nvml, own_mib=3072)) == ["ok"]
+
+
+def test_missing_nvlink_is_a_warning_that_names_the_pairs() -> None:
+    findings = check_gpus(4, "H100", FakeNvml(*[{}] * 4, unlinked=((0, 2), (1, 3))))
+    (warning,) = [finding for finding in findings if finding.level == "warning"]
+    assert "0-2, 1-3" in warning.what and "2 of 6 pairs" in warning.what
+
+
+def test_no_driver_is_an_error_and_no_package_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(check_gpus(1, "H100", FakeNvml(driver=False))) == ["error"]
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    (finding,) = check_gpus(1, "H100")
+    assert finding.level == "warning" and "pip install nvidia-ml-py" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "same"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100", True),
+        ("NVIDIA H100 PCIe", "H100", True),
+        ("NVIDIA H200", "H100", False),
+        ("NVIDIA L40S", "L4", False),
+        ("NVIDIA A100-SXM4-40GB", "A100-40G", True),
+        ("NVIDIA A100-SXM4-80GB", "A100-40G", False),
+        ("Tesla T4", "T4", True),
+        ("NVIDIA H100 80GB HBM3", "h100", True),
+    ],
+)
+def test_kinds_of_gpus(name: str, kind: str, same: bool) -> None:
+    assert is_kind(name, kind) == same

@@ -1,0 +1,495 @@
+"""Submitting a job: what is sent, how its log is followed, and how every failure is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cluster import end_group, free_ports, fresh_home, wait_for_dashboard
+from tiny import REPO, write_job
+
+from golf_core.errors import GolfError, RunError, UserError
+from orchestrator import submit as module
+from orchestrator.cluster import ClusterError
+from orchestrator.export.follow import Follower, JobEnd, Patience, wait_for_end
+from orchestrator.export.upload import files_to_upload, write_package
+from orchestrator.spec import load_job
+from orchestrator.submit import (
+    after_interrupt,
+    bounded,
+    check_version,
+    dashboard_address,
+    exit_code,
+    job_metadata,
+    open_client,
+    own_head,
+    plan,
+    submit,
+)
+
+ADDRESS = "http://127.0.0.1:8265"
+HASTY = Patience(answer=0.2, quiet=0.02, connection=0.1, lost=0.3, closed=0.3, retry=0.01)
+LOG = "".join(f"line {i}\n" for i in range(20))
+
+
+def info(status: str, message: str = "", code: int | None = None) -> Any:
+    return SimpleNamespace(status=SimpleNamespace(value=status), message=message, driver_exit_code=code)
+
+
+class FakeClient:
+    """A cluster whose answers are written down: `states` one after another, the last for ever."""
+
+    def __init__(self, states: Sequence[Any] = (), streams: Sequence[Any] = (), log: str = LOG) -> None:
+        self.states, self.streams, self.log = list(states), list(streams), log
+        self.submitted: dict[str, Any] = {}
+        self.stopped: list[str] = []
+
+    def submit_job(self, **what: Any) -> str:
+        working_dir = what["runtime_env"].get("working_dir")
+        names = zipfile.ZipFile(working_dir).namelist() if working_dir else None
+        self.submitted = {**what, "names": names}
+        return str(what["submission_id"])
+
+    def get_job_info(self, job_id: str) -> Any:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return state() if callable(state) else state
+
+    def get_job_logs(self, job_id: str) -> str:
+        return self.log
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        stream = (self.streams.pop(0) if len(self.streams) > 1 else self.streams[0]) if self.streams else []
+        for piece in stream:
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, float):
+                await asyncio.sleep(piece)
+            else:
+                yield piece
+
+    def stop_job(self, job_id: str) -> bool:
+        self.stopped.append(job_id)
+        return True
+
+
+def followed(client: FakeClient, patience: Patience = HASTY) -> tuple[JobEnd, list[str]]:
+    pieces: list[str] = []
+    return asyncio.run(Follower(client, "job-1", ADDRESS, pieces.append, patience).run()), pieces
+
+
+class TestFollowing:
+    def test_to_the_end(self) -> None:
+        client = FakeClient([info("SUCCEEDED")], [[LOG[:30], LOG[30:]]])
+        end, pieces = followed(client)
+        assert end == JobEnd("SUCCEEDED", "", None) and pieces == [LOG[:30], LOG[30:]]
+
+    @given(st.lists(st.integers(0, len(LOG)), max_size=6), st.integers(1, 50), st.booleans())
+    def test_each_line_once_however_often_the_connection_breaks(
+        self, breaks: list[int], size: int, raises: bool
+    ) -> None:
+        """Every connection begins with the first line and breaks anywhere."""
+
+        def stream(until: int) -> list[Any]:
+            pieces: list[Any] = [LOG[i : min(i + size, until)] for i in range(0, until, size)]
+            return [*pieces, RuntimeError("closed with code 1006")] if raises else pieces
+
+        streams = [stream(until) for until in breaks] + [stream(len(LOG))]
+        states = [info("RUNNING")] * len(breaks) + [info("FAILED", "why\nmore", 2)]
+        client = FakeClient(states, streams)
+        quick = Patience(answer=1, quiet=1, lost=60, closed=60, retry=0)
+        end, pieces = followed(client, quick)
+        assert "".join(pieces) == LOG and "" not in pieces
+        assert end == JobEnd("FAILED", "why", 2)
+
+    def test_the_lines_that_a_connection_missed_are_fetched(self) -> None:
+        _, pieces = followed(FakeClient([info("SUCCEEDED")], [[LOG[:100]]]))
+        assert "".join(pieces) == LOG
+
+    def test_a_connection_that_is_dead_without_a_sign(self) -> None:
+        """Nothing comes for long: the log is asked for anew, and goes on where it was."""
+        client = FakeClient([info("RUNNING")] * 8 + [info("SUCCEEDED")], [[LOG[:70], 60.0], [LOG]])
+        end, pieces = followed(client)
+        assert end.status == "SUCCEEDED" and "".join(pieces) == LOG
+
+    def test_a_job_that_has_ended_although_its_log_stays_open(self) -> None:
+        end, pieces = followed(FakeClient([info("RUNNING"), info("STOPPED")], [[LOG[:70], 60.0]]))
+        assert end.status == "STOPPED" and "".join(pieces) == LOG
+
+    @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
+    def test_a_quiet_job_is_waited_for(self, status: str) -> None:
+        patience = Patience(answer=1, quiet=0.02, connection=60, lost=0.1, closed=0.1, retry=0.01)
+        client = FakeClient([info(status)] * 15 + [info("SUCCEEDED")], [[60.0]])
+        assert followed(client, patience)[0].status == "SUCCEEDED"
+
+    @pytest.mark.parametrize("error", [ConnectionError("refused"), OSError("reset"), RuntimeError("status code 500")])
+    def test_a_head_that_answers_again_is_no_news(self, error: Exception) -> None:
+        client = FakeClient([error, error, info("SUCCEEDED")], [[ConnectionError("refused")]])
+        end, pieces = followed(client)
+        assert end.status == "SUCCEEDED" and "".join(pieces) == LOG
+
+
+class TestWhatCannotBeKnown:
+    def sentence(self, client: FakeClient) -> str:
+        with pytest.raises(RunError) as error:
+            followed(client)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    def test_a_head_that_refuses(self) -> None:
+        client = FakeClient([ConnectionError("refused")], [[ConnectionError("refused")]])
+        assert "no answer from http://127.0.0.1:8265 for 0.3 s; the job may still run" in self.sentence(client)
+
+    def test_a_head_that_takes_questions_and_never_answers(self) -> None:
+        import threading
+
+        client = FakeClient([lambda: threading.Event().wait(5)], [[60.0]])
+        assert "no answer from" in self.sentence(client)
+
+    def test_a_head_that_has_forgotten_the_job(self) -> None:
+        error = RuntimeError("Request failed with status code 404: Job job-1 does not exist.")
+        assert "does not know this job any more" in self.sentence(FakeClient([info("RUNNING"), error], [[LOG[:7]]]))
+
+    def test_a_job_that_is_said_to_run_after_its_head_died(self) -> None:
+        """The log ends as soon as it begins, again and again, with nothing new in it."""
+        sentence = self.sentence(FakeClient([info("RUNNING")], [[LOG[:7]]]))
+        assert "is said to run, but for 0.3 s its log has been closed" in sentence
+
+    def test_a_cluster_with_another_token(self) -> None:
+        error = type("AuthenticationError", (Exception,), {})("no")
+        assert "no longer takes this token" in self.sentence(FakeClient([error], [[LOG[:7]]]))
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("status", "code", "expected"),
+        [
+            ("SUCCEEDED", 0, 0),
+            ("FAILED", 1, 1),
+            ("FAILED", 2, 2),
+            ("FAILED", 137, 1),
+            ("FAILED", None, 1),
+            ("STOPPED", 143, 130),
+        ],
+    )
+    def test_of_a_job(self, status: str, code: int | None, expected: int) -> None:
+        assert exit_code(JobEnd(status, "", code)) == expected
+
+
+class TestInterrupt:
+    def lines(self, client: FakeClient, stop: bool = False) -> str:
+        said: list[str] = []
+        assert after_interrupt(client, "job-1", ADDRESS, stop, said.append) == 130
+        return "\n".join(said)
+
+    def test_leaves_the_job_alone_and_says_how_to_go_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: PTH123, SIM115
+        client = FakeClient([info("RUNNING")])
+        said = self.lines(client)
+        assert f"ray job logs --follow --address {ADDRESS} job-1" in said
+        assert f"ray job stop --address {ADDRESS} job-1" in said
+        assert not client.stopped
+
+    @pytest.mark.parametrize(("answer", "stops"), [(True, True), (False, False)])
+    def test_a_person_is_asked_once(self, answer: bool, stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def confirm(text: str, default: bool) -> bool:
+            asked.append(text)
+            return answer
+
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+        monkeypatch.setattr(module.typer, "confirm", confirm)
+        client = FakeClient([info("STOPPED")])
+        self.lines(client)
+        assert len(asked) == 1 and bool(client.stopped) is stops
+
+    def test_stops_the_job_where_told_to(self) -> None:
+        client = FakeClient([info("RUNNING"), info("STOPPED")])
+        assert "job-1: stopped" in self.lines(client, stop=True)
+        assert client.stopped == ["job-1"]
+
+    def test_waiting_for_the_end_has_one(self) -> None:
+        assert asyncio.run(wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1)) is None
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a project with a job, some code, and data that git ignores."""
+    folder = tmp_path / "my project"
+    (folder / "orchestrator").mkdir(parents=True)
+    (folder / "orchestrator" / "__main__.py").write_text("")
+    (folder / "data").mkdir()
+    (folder / "data" / "big.bin").write_bytes(b"x")
+    (folder / ".gitignore").write_text("/data/\nsecret.yaml\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    write_job(folder, output="/mnt/runs")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class TestPlan:
+    def words(self, **how: Any) -> list[str]:
+        job = load_job(Path("tiny.yaml"))
+        return shlex.split(plan(job, Path("tiny.yaml"), how.pop("changes", ()), **{"head": None, **how}).entrypoint)
+
+    def test_nothing_travels_to_a_head_that_runs_here(self, project: Path) -> None:
+        job = load_job(Path("tiny.yaml"))
+        found = plan(job, Path("tiny.yaml"), ("seeds=[1, 2]",), head=project.resolve())
+        assert found.upload is None
+        expected = [sys.executable, "-m", "orchestrator", "run", str(project / "tiny.yaml"), "--set", "seeds=[1, 2]"]
+        assert shlex.split(found.entrypoint) == expected
+
+    def test_the_project_travels_to_another(self, project: Path) -> None:
+        found = plan(load_job(Path("tiny.yaml")), Path("tiny.yaml"), (), head=None)
+        assert found.upload == project.resolve()
+        assert shlex.split(found.entrypoint) == ["python", "-m", "orchestrator", "run", "tiny.yaml"]
+        assert set(found.names) == {".gitignore", "orchestrator/__main__.py", "tiny.yaml"}
+
+    def test_it_travels_to_a_head_that_was_started_elsewhere(self, project: Path, tmp_path: Path) -> None:
+        found = plan(load_job(Path("tiny.yaml")), Path("tiny.yaml"), (), head=tmp_path)
+        assert found.upload == project.resolve()
+        assert shlex.split(found.entrypoint)[0] == sys.executable
+
+    def test_where_told_to(self, project: Path, tmp_path: Path) -> None:
+        assert self.words(working_dir="none", python="/opt/python") == [
+            "/opt/python", "-m", "orchestrator", "run", "tiny.yaml",
+        ]  # fmt: skip
+        other = tmp_path / "other"
+        (other / "jobs").mkdir(parents=True)
+        path = write_job(other / "jobs", output="/mnt/runs")
+        found = plan(load_job(path), path, (), None, working_dir=str(other))
+        assert found.upload == other.resolve() and found.names == ("jobs/tiny.yaml",)
+        assert shlex.split(found.entrypoint)[-1] == "jobs/tiny.yaml"
+
+    def test_a_name_like_an_option_or_a_command(self, project: Path) -> None:
+        for name in ("-x.yaml", "a'$(touch pwned)\n.yaml"):
+            shutil.copy("tiny.yaml", project / name)
+            found = plan(load_job(Path(name)), Path(name), (), None)
+            line = found.entrypoint.replace("python -m orchestrator run", "printf %s")
+            printed = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
+            assert printed.removeprefix("./") == name
+        assert not (project / "pwned").exists()
+
+    def test_results_that_would_be_lost(self, project: Path) -> None:
+        write_job(project, output="runs")
+        with pytest.raises(UserError, match=r"^output: 'runs' would lie in the uploaded folder.*--set output="):
+            self.words()
+        self.words(head=project.resolve())  # where nothing is uploaded, nothing is lost
+
+    def test_data_that_does_not_travel(self, project: Path) -> None:
+        write_job(project, output="/runs", data={"path": "data", "tokenizer": "/t.model"})
+        with pytest.raises(UserError, match=r"^data.path: 'data' does not travel"):
+            self.words()
+        write_job(project, output="/runs", data={"path": "./orchestrator", "tokenizer": "t.model"})
+        with pytest.raises(UserError, match=r"^data.tokenizer: 't.model' does not travel"):
+            self.words()
+
+    @pytest.mark.parametrize("working_dir", ["no/such/folder", "tiny.yaml"])
+    def test_no_such_folder(self, working_dir: str, project: Path) -> None:
+        with pytest.raises(UserError, match=f"^--working-dir {working_dir}: no such folder"):
+            self.words(working_dir=working_dir)
+
+    def test_a_job_outside_of_what_travels(self, project: Path, tmp_path: Path) -> None:
+        path = write_job(tmp_path, output="/runs")
+        with pytest.raises(UserError, match="lies outside of"):
+            plan(load_job(path), path, (), None)
+
+    def test_a_job_that_git_ignores(self, project: Path) -> None:
+        (project / "tiny.yaml").rename(project / "secret.yaml")
+        with pytest.raises(UserError, match=r"^secret.yaml: .gitignore names it"):
+            plan(load_job(Path("secret.yaml")), Path("secret.yaml"), (), None)
+
+    def test_another_folder_than_the_projects(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_job(tmp_path, output="/runs")
+        with pytest.raises(UserError, match="not the project's folder, which has to travel"):
+            self.words()
+
+
+class TestSubmission:
+    def test_what_is_sent(self, project: Path) -> None:
+        job, client = load_job(Path("tiny.yaml")), FakeClient()
+        what = plan(job, Path("tiny.yaml"), (), None)
+        job_id = submit(client, what, job, ADDRESS)
+        sent = client.submitted
+        assert sent["submission_id"] == job_id and job_id.startswith("golf-tiny-")
+        assert sent["entrypoint"] == "python -m orchestrator run tiny.yaml"
+        assert sent["names"] == [".gitignore", "orchestrator/__main__.py", "tiny.yaml"]
+        assert sent["metadata"] == job_metadata(job)
+        assert not Path(sent["runtime_env"]["working_dir"]).exists()
+        assert submit(client, what, job, ADDRESS) != job_id
+
+    def test_nothing_is_uploaded_where_nothing_travels(self, project: Path) -> None:
+        job, client = load_job(Path("tiny.yaml")), FakeClient()
+        submit(client, plan(job, Path("tiny.yaml"), (), None, "none"), job, ADDRESS)
+        assert client.submitted["runtime_env"] == {}
+
+    def test_metadata_is_text_and_tells_the_job(self, project: Path) -> None:
+        job = load_job(Path("tiny.yaml"))
+        found = job_metadata(job)
+        assert found["job_sha256"] == job.digest and found["job_name"] == "tiny"
+        assert set(found) == {"job_name", "job_sha256", "git_commit", "git_dirty"}
+        assert all(isinstance(value, str) and value for value in found.values())
+
+    def test_equal_folders_make_equal_packages(self, project: Path, tmp_path: Path) -> None:
+        """Ray keeps uploads by their bytes: nothing is sent twice."""
+        names = files_to_upload(project)
+        first = write_package(project, names, tmp_path / "1.zip").read_bytes()
+        os.utime(project / "tiny.yaml", (1, 1))
+        assert write_package(project, names, tmp_path / "2.zip").read_bytes() == first
+
+    def test_a_package_that_is_too_large(self, project: Path, tmp_path: Path) -> None:
+        (project / "weights.bin").write_bytes(os.urandom(3 << 20))
+        with pytest.raises(UserError, match=r"more than the 1 MiB that Ray takes.*weights.bin \(3 MiB\)") as error:
+            write_package(project, files_to_upload(project), tmp_path / "p.zip", limit=1 << 20)
+        assert "--working-dir none" in str(error.value)
+        # What counts is the size of the package.
+        (project / "weights.bin").write_bytes(bytes(3 << 20))
+        write_package(project, files_to_upload(project), tmp_path / "p.zip", limit=1 << 20)
+
+    def test_a_folder_without_git(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+        for name in ("a.py", ".venv/b.py", "c/__pycache__/c.pyc", "c/d.py"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("")
+        assert files_to_upload(tmp_path) == ["a.py", "c/d.py"]
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("given_address", "environment", "expected"),
+        [
+            (None, {}, "http://127.0.0.1:8265"),
+            ("head:8265", {}, "http://head:8265"),
+            ("https://head/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "https://head"),
+            (None, {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://other:1"),
+            (None, {"RAY_ADDRESS": "http://other:1"}, "http://other:1"),
+            (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265"),
+        ],
+    )
+    def test_which(self, given_address: str | None, environment: dict[str, str], expected: str) -> None:
+        assert dashboard_address(given_address, environment) == expected
+
+    @pytest.mark.parametrize("address", ["ray://head:10001", "http://", "http://head:port", "auto:x", "http://[::1"])
+    def test_none(self, address: str) -> None:
+        with pytest.raises(UserError, match=r"not the address of a Ray dashboard; give one such as http"):
+            dashboard_address(address, {})
+
+
+class TestClusterSentences:
+    def test_nobody_listens(self) -> None:
+        with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:9: no Ray dashboard answers there"):
+            open_client("http://127.0.0.1:9")
+
+    @pytest.mark.parametrize(
+        ("error", "sentence"),
+        [
+            (ConnectionError("Failed to connect"), "the connection failed (Failed to connect)"),
+            (RuntimeError("Version check returned 404. Jobs API"), "Version check returned 404. Jobs API; is this the"),
+            (KeyError("ray_version"), "is this the dashboard of a Ray"),
+            (RuntimeError("first\n  Traceback: x"), ": first; "),
+        ],
+    )
+    def test_failures(self, error: Exception, sentence: str) -> None:
+        def fail() -> None:
+            raise error
+
+        with pytest.raises(ClusterError) as told:
+            bounded(fail, 5, "--address A")
+        assert str(told.value).startswith("--address A: ") and sentence in str(told.value)
+        assert "\n" not in str(told.value)
+
+    def test_no_answer(self) -> None:
+        import threading
+
+        with pytest.raises(ClusterError, match=r"no answer within 0.1 s"):
+            bounded(lambda: threading.Event().wait(3), 0.1, "--address A")
+
+    @pytest.mark.parametrize(("mode", "sentence"), [("", "asks for a token; export"), ("token", "refuses the token")])
+    def test_a_token(self, mode: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        error = type("AuthenticationError", (Exception,), {})("Authentication required: …\n\n…")
+
+        def fail() -> None:
+            raise error
+
+        with pytest.raises(ClusterError, match=sentence):
+            bounded(fail, 5, "--address A")
+
+    def test_an_error_of_ours_passes(self) -> None:
+        def fail() -> None:
+            raise UserError("as it is")
+
+        with pytest.raises(GolfError, match=r"^as it is$"):
+            bounded(fail, 5, "--address A")
+
+    def test_versions(self) -> None:
+        assert check_version("2.60.0", "2.60.0", own_interpreter=True) is None
+        assert check_version(None, "2.60.0", own_interpreter=True) is None
+        assert "runs Ray 2.55.0" in (check_version("2.55.0", "2.60.0", own_interpreter=False) or "")
+        with pytest.raises(ClusterError, match=r"cluster runs Ray 2.55.0.*has Ray 2.60.0.*--python"):
+            check_version("2.55.0", "2.60.0", own_interpreter=True)
+
+    def test_a_tunnel_is_no_head_of_this_machine(self) -> None:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            assert own_head(f"http://127.0.0.1:{listener.getsockname()[1]}") is None
+        assert own_head("http://192.0.2.1:8265") is None
+
+
+def golf_submit(arguments: Sequence[str], cwd: Path, env: dict[str, str], timeout: float = 100) -> Any:
+    code = (
+        "from orchestrator.submit import submit_command; import typer; app = typer.Typer(); "
+        "app.command()(submit_command); from orchestrator import cli; cli.app = app; cli.main()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    env = env | {"PYTHONPATH": str(REPO)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)
+
+
+@pytest.mark.ray
+def test_a_real_cluster(tmp_path: Path, sample_folder: Path) -> None:
+    """A head of its own, with a token, started in the project's folder: nothing travels, and the log comes once."""
+    temporary = Path("/tmp") / f"golf-submit-{os.getpid()}"
+    ports = free_ports(4)
+    env = fresh_home(tmp_path) | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "PYTHONPATH": str(REPO)}
+    options = ["--head", "--block", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    options += [f"--ray-client-server-port={ports[2]}", f"--dashboard-agent-listen-port={ports[3]}"]
+    options += [f"--temp-dir={temporary}", "--node-ip-address=127.0.0.1"]
+    head = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), "start", *options],
+        cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address = wait_for_dashboard(ports[1], head)
+        assert own_head(address) == tmp_path.resolve()
+        impossible = {"ranks": 8, "accelerator": "H100"}
+        path = write_job(tmp_path, resources=impossible, output="runs")
+        arguments = [str(path), "--address", address]
+        done = golf_submit(arguments, tmp_path, env)
+        output = done.stdout + done.stderr
+        assert done.returncode == 2, output  # the job's own: its input was at fault
+        assert done.stdout.count("needs 8 GPUs on one node; the largest node has 0") == 1, output
+        assert "Traceback" not in output
+        stranger = golf_submit(arguments, tmp_path, {k: v for k, v in env.items() if "AUTH" not in k})
+        assert stranger.returncode == 2 and "asks for a token" in stranger.stderr, stranger.stderr
+        other = golf_submit(arguments, tmp_path, env | {"RAY_AUTH_TOKEN": "b" * 64})
+        assert other.returncode == 2 and "refuses the token" in other.stderr, other.stderr
+    finally:
+        end_group(head)
+        shutil.rmtree(temporary, ignore_errors=True)
