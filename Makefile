@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/golf run jobs/smoke.yaml
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> t
     folder = tmp_path_factory.mktemp("run")
     (folder / "tmp").mkdir()
     job = write_job(folder, audit={"positions": 1})
-    done = golf("run", str(job), "--address", "local", TMPDIR=str(folder / "tmp"))
+    done = golf("run", str(job), "--address", "local", TMPDIR=str(folder / "tmp"), RAY_TMPDIR="/tmp")
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(folder), done.stdout
 
