@@ -1,0 +1,156 @@
+"""What the tests of faults share: a service in a process of its own, watched and disturbed from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tiny import OVERRIDES, REPO, only_run, write_job
+
+from golf_core.records import load
+from orchestrator.claim import RunResult
+from orchestrator.ledger import Entry, read_ledger
+
+# Long enough that each stage can be met in the middle of its work.
+SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}
+LIMITS = {"stall_seconds": 8, "retries": 1}
+
+
+class Service:
+    """`golf run` in a process of its own, watched from outside."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        (folder / "tmp").mkdir(exist_ok=True)
+        self.output = (folder / f"output-{len(list(folder.glob('output-*')))}.txt").open("w+")
+        env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        env |= {"TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": "/tmp", "OMP_NUM_THREADS": "1"} | environment
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "run", *arguments],
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=REPO,
+        )
+
+    @property
+    def text(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    @property
+    def run(self) -> Path:
+        return only_run(self.folder)
+
+    def entries(self) -> list[Entry]:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            return read_ledger(self.run)
+        return []
+
+    def events(self, seed: int = 42) -> list[dict[str, Any]]:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            return [json.loads(line) for line in (self.run / f"seed-{seed}" / "log.jsonl").read_text().splitlines()]
+        return []
+
+    def wait_for(self, what: Callable[[Service], Any], seconds: float = 120) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = what(self)
+            if found:
+                return found
+            assert self.process.poll() is None, self.text
+            time.sleep(0.02)
+        raise AssertionError(f"did not come: {self.text}")
+
+    def ranks(self) -> list[int]:
+        """Pids of the ranks of the newest gang."""
+        gangs = [entry for entry in self.entries() if entry.kind == "gang_started"]
+        return [rank["pid"] for rank in gangs[-1].fields["ranks"]] if gangs else []
+
+    def ends(self, seconds: float = 200) -> int:
+        return self.process.wait(timeout=seconds)
+
+
+def in_stage(stage: str) -> Callable[[Service], bool]:
+    """The seed's ranks are in the middle of `stage`."""
+    kind = {"train": "train_step", "evaluate": "chunk"}.get(stage, "phase_started")
+    return lambda service: any(
+        event["kind"] == kind and event.get("phase", stage) == stage for event in service.events()
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    assert no_orphans(tmp_path), "processes are left"
+
+
+def no_orphans(folder: Path, patience: float = 15) -> bool:
+    """No process that was started for this folder is left."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if not [p for p in psutil.process_iter() if str(folder / "tmp") in _temporary_folder(p)]:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _temporary_folder(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("TMPDIR", "")
+    except psutil.Error:
+        return ""
+
+
+Tell = Callable[..., None]
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Leaves a row for the table of faults: `pytest --faults-markdown docs/faults.md`."""
+
+    def leave(fault: str, service: Service, sign: str, after: str) -> None:
+        said = next(line for line in service.text.splitlines() if sign in line)
+        record_property("fault", fault)
+        record_property("said", re.sub(r"/\S*/runs/\S*", "RUN", said)[:260])
+        record_property("after", after)
+
+    return leave
+
+
+def job(folder: Path, seeds: tuple[int, ...] = (42,), **changes: Any) -> str:
+    fields = {"seeds": list(seeds), "overrides": SLOWER, "limits": LIMITS}
+    return str(write_job(folder, **(fields | changes)))
+
+
+def figures(run: Path) -> dict[int, float]:
+    result = load(RunResult, run / "result.json")
+    return {s.seed: s.evaluate.mixture.bpb for s in result.seeds if s.evaluate and s.evaluate.mixture}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> dict[int, float]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    service = Service(folder, job(folder, (42, 1337)), "--address", "local")
+    assert service.ends() == 0, service.text
+    return figures(service.run)
+
+
+def check_whole(run: Path, undisturbed: dict[int, float], seeds: tuple[int, ...] = (42,)) -> None:
+    """The figures are those of an undisturbed run, and every line of the ledger can be read."""
+    assert figures(run) == pytest.approx({seed: undisturbed[seed] for seed in seeds}, abs=1e-6)
+    entries = read_ledger(run)
+    assert len(entries) == len((run / "ledger.jsonl").read_text().splitlines())
+    assert entries[0].kind == "run_started" and entries[-1].kind == "run_finished"
+    result = load(RunResult, run / "result.json")
+    assert all(seed.status == "finished" for seed in result.seeds)
