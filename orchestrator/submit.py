@@ -117,7 +117,7 @@ def _refuse_losses(job: Job, names: frozenset[str]) -> None:
             f"output: {job.output!r} would lie in the uploaded folder, which Ray deletes; "
             "give --set output=FOLDER, an absolute path of the cluster"
         )
-    if job.data == "sample":
+    if job.data == "sample" or job.data.fetch is not None:  # nodes get it themselves
         return
     for field, value in (("data.path", job.data.path), ("data.tokenizer", job.data.tokenizer)):
         inside = os.path.normpath(value)

@@ -33,7 +33,12 @@ OnGang = Callable[["Job", str], "Preflight"]
 def check_command(
     job: JobFile,
     set_: Changes = None,
-    address: Annotated[str | None, typer.Option(help="Check for this Ray cluster instead of this machine.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Also start a gang on this Ray cluster ('local': one started here), look there and rehearse."
+        ),
+    ] = None,
     allow_dirty: AllowDirty = False,
     max_cost: MaxCost = None,
     places: Places = 1,
@@ -44,10 +49,12 @@ def check_command(
     Exit code 2: something would fail the run.
     """
     from golf_core import records
+    from orchestrator.driver import check_on_gang
     from orchestrator.preflight.table import console, show_preflight
     from orchestrator.spec import load_job, parse_changes
 
-    result = preflight(load_job(job, parse_changes(set_ or [])), address, allow_dirty, max_cost, places)
+    loaded = load_job(job, parse_changes(set_ or []))
+    result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)
     if json is not None:
         records.save(result, json)
     show_preflight(result, console())
