@@ -153,9 +153,12 @@ class _Driver:
             with _stopping(self._stopped, self._say):
                 self._run_seeds()
         finally:
-            result = self._save()
+            result = self._result()
+            unwritten = self._save(result)
             self._tracking.finish(result)
             self._ledger.close()
+        if unwritten:
+            raise RunError(f"{unwritten}; make room or mend it, and go on with: golf run --resume {self.folder}")
         if self._stopped.is_set():
             raise RunError(f"{self._reason}; what was finished is kept; go on with: golf run --resume {self.folder}")
         mistakes = [run.mistake for run in self._runs.values()]
@@ -163,13 +166,17 @@ class _Driver:
             raise mistakes[0]
         return result, self.folder
 
-    def _save(self) -> RunResult:
-        """Write down how the run stands now."""
-        result = self._result()
-        records.save(result, self.folder / RESULT)
-        if not self._stopped.is_set():
-            self._ledger.append("run_finished", verdict=result.claim.verdict)
-        return result
+    def _save(self, result: RunResult) -> str:
+        """Write down how the run stands; returns why that cannot be done, if so."""
+        try:
+            records.save(result, self.folder / RESULT)
+            if not self._stopped.is_set():
+                self._ledger.append("run_finished", verdict=result.claim.verdict)
+        except OSError as error:
+            return f"{self.folder / RESULT}: {error.strerror}"
+        except RunError as error:
+            return str(error)
+        return ""
 
     def _run_seeds(self) -> None:
         """Start the seeds in order, each as soon as it has its room, and wait for all."""
@@ -216,9 +223,9 @@ class _Driver:
 
     def _end_early(self, threads: Sequence[threading.Thread]) -> None:
         """Stopped: three seconds may be all that is left, so the state is on disk before the ranks are ended."""
-        with contextlib.suppress(OSError, RunError):
+        with contextlib.suppress(RunError):
             self._ledger.append("run_stopped", reason=self._reason)
-            self._save()
+        self._save(self._result())
         interrupts = [threading.Thread(target=run.interrupt, args=(self._reason,)) for run in self._runs.values()]
         for thread in interrupts:
             thread.start()

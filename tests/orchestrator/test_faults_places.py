@@ -67,20 +67,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> P
 
 
 def test_the_disk_is_full(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
-    """The run's folder lies on a disk that has room for the checkpoint, and for no more."""
+    """While the seed trains, something else takes all the room where the run's folder lies."""
     disk = place / "runs"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1200k", "none", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted by root alone")
     try:
         service = Service(
             place, job(place, mlflow={"tracking_uri": f"sqlite:///{place}/mlflow.db"}), "--address", "local"
         )
+        service.wait_for(in_stage("train"))
+        run = service.run
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
         assert service.ends() == 1, service.text
         assert "No space left on device" in service.text and "Traceback" not in service.text
-        (run,) = disk.iterdir()
-        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        filler.unlink()
         resumed = Service(place, "--resume", str(run), "--address", "local")
         assert resumed.ends() == 0, resumed.text
         check_whole(run, undisturbed)

@@ -119,6 +119,11 @@ class TestFollowing:
         _, pieces = followed(FakeClient([info("SUCCEEDED")], [[LOG[:100]]]))
         assert "".join(pieces) == LOG
 
+    def test_what_ray_repeats_of_the_log_is_left_out(self) -> None:
+        message = "Job entrypoint command failed with exit code 2, last available logs (truncated):\nline 19"
+        end, _ = followed(FakeClient([info("FAILED", message, 2)], [[LOG]]))
+        assert end.message == "Job entrypoint command failed with exit code 2"
+
     def test_a_connection_that_is_dead_without_a_sign(self) -> None:
         """Nothing comes for long: the log is asked for anew, and goes on where it was."""
         client = FakeClient([info("RUNNING")] * 8 + [info("SUCCEEDED")], [[LOG[:70], 60.0], [LOG]])
@@ -294,6 +299,10 @@ class TestPlan:
         write_job(project, output="/runs", data={"path": "data", "tokenizer": "/t.model"})
         with pytest.raises(UserError, match=r"^data.path: 'data' does not travel"):
             self.words()
+        write_job(
+            project, output="/runs", data={"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
+        )
+        assert self.words()[-1] == "tiny.yaml"  # the nodes get it themselves
         write_job(project, output="/runs", data={"path": "./orchestrator", "tokenizer": "t.model"})
         with pytest.raises(UserError, match=r"^data.tokenizer: 't.model' does not travel"):
             self.words()
