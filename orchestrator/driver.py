@@ -185,6 +185,8 @@ class _Driver:
             for run in self._runs.values():
                 if run.result.status == "finished":
                     self._say(f"seed {run.result.seed}: finished before")
+                    self._tracking.seed_started(run.result.seed)
+                    self._tracking.seed_finished(run)
                     continue
                 placement = self._place()
                 if placement is None:
@@ -258,7 +260,6 @@ class _Driver:
             if room is None:
                 break
             placement = room
-            self._tracking.seed_started(seed)
         self._tracking.seed_finished(run)
         self._look_ahead(run.result)
 

@@ -67,7 +67,7 @@ class SeedRun:
     mistake: UserError | None = None
     """The user's mistake that ended this seed, if one did."""
     _gang: Gang | None = None
-    _log: JsonLinesLog = field(init=False)
+    _log: JsonLinesLog | None = None
     _limits: PhaseLimits = field(init=False)
     _stage: str = "start"
     _on_gang: set[str] = field(default_factory=set)
@@ -93,13 +93,13 @@ class SeedRun:
         kept = [stage for stage in STAGE_FILES if getattr(self.result, stage) is not None]
         began, self._stage, self.mistake = time.time(), "start", None
         self._limits = phase_limits(self.job)
-        self._on_gang = set()
-        self.folder.mkdir(exist_ok=True)
-        begin_log(self.folder / LOG, kept, len(self.result.attempts))
-        # Written here, as the events arrive, and not on the node: a lost machine takes no log with it.
-        self._log = JsonLinesLog(self.folder / LOG)
+        self._gang, self._on_gang = None, set()
         failure: BaseException | None = None
         try:
+            self.folder.mkdir(exist_ok=True)
+            begin_log(self.folder / LOG, kept, len(self.result.attempts))
+            # Written here, as the events arrive, and not on the node: a lost machine takes no log with it.
+            self._log = JsonLinesLog(self.folder / LOG)
             self.ledger.append("seed_started", seed=seed, attempt=attempt, kept=kept)
             self._attempt(placement)
             self.result = replace(self.result, status="finished", error=None)
@@ -140,13 +140,13 @@ class SeedRun:
             ending |= {"failure": record.kind, "stage": record.stage, "error": sentence}
         # A full disk has failed the seed already; it must not hide why.
         with contextlib.suppress(OSError, RunError):
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
             records.save(self.result, self.folder / RESULT)
             self.ledger.append("seed_finished", seed=seed, attempt=attempt, **ending)
 
     def _attempt(self, placement: Placement) -> None:
         job, limits = self.job, self._limits
-        self._gang = None
         self._gang, ranks = start_gang(placement, limits.start, job.limits.stall_seconds)
         if self._interrupted.is_set():
             raise RunError("interrupted while its ranks were starting")
@@ -223,6 +223,7 @@ class SeedRun:
             self._on_gang.add(name)
 
     def _relay(self, event: Event) -> None:
+        assert self._log is not None
         self._log(event)
         self.on_event(self.result.seed, event)
 

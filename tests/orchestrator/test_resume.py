@@ -1,0 +1,118 @@
+"""What an interrupted run leaves, read from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from claim_builders import CANDIDATE, audit_record, finished, job
+
+from golf_core import records
+from golf_core.errors import ConfigError
+from golf_core.files import sha256
+from orchestrator.ledger import Ledger
+from orchestrator.resume import remains_of
+from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, begin_log
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of which seed 42 is finished; no file of it is what its name says."""
+    (tmp_path / "job.json").write_text(json.dumps(job(seeds=[42, 1337]).to_dict()))
+    place = tmp_path / "seed-42"
+    place.mkdir()
+    result = replace(finished(42, CANDIDATE[0]), audit=audit_record())
+    records.save(result, place / RESULT)
+    ledger = Ledger(tmp_path)
+    ledger.append("run_started", attempt=1)
+    ledger.append("seed_started", seed=42, attempt=1, kept=[])
+    for stage, names in STAGE_FILES.items():
+        for name in names:
+            (place / name).write_bytes(f"{stage} {name}".encode())
+        ledger.append("stage_finished", seed=42, stage=stage, files={name: sha256(place / name) for name in names})
+    ledger.append("seed_finished", seed=42, attempt=1, status="finished")
+    ledger.append("seed_started", seed=1337, attempt=1, kept=[])
+    ledger.close()
+    return tmp_path
+
+
+def stages(folder: Path) -> list[str]:
+    result = remains_of(folder).seeds[42]
+    return [stage for stage in STAGE_FILES if getattr(result, stage) is not None]
+
+
+def test_what_is_whole_is_kept(run: Path) -> None:
+    remains = remains_of(run)
+    assert remains.seeds[42].status == "finished" and stages(run) == list(STAGE_FILES)
+    assert remains.notes == () and remains.attempt == 1 and remains.seeds[42].attempts == ()
+
+
+def test_an_attempt_that_ended_without_a_word(run: Path) -> None:
+    (attempt,) = remains_of(run).seeds[1337].attempts
+    assert (attempt.stage, attempt.kind, attempt.error) == ("train", "unknown", "the driver ended without a word")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("checkpoint.pt", ["train", "export", "evaluate", "audit"]),  # an artifact needs it no more
+        ("model.golf", ["train"]),
+        ("train_gpt.py", ["train"]),
+        ("audit.json", ["train", "export", "evaluate"]),
+        (RESULT, []),
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_what_is_damaged_is_done_again(run: Path, name: str, kept: list[str], damage: str) -> None:
+    path = run / "seed-42" / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
+    assert stages(run) == kept
+    status = remains_of(run).seeds[42].status
+    assert status == ("finished" if len(kept) == 4 else "failed")
+
+
+def test_a_checkpoint_and_an_artifact_that_are_lost(run: Path) -> None:
+    for name in ("checkpoint.pt", "model.golf"):
+        (run / "seed-42" / name).unlink()
+    assert stages(run) == []
+    assert any("train is done again" in note for note in remains_of(run).notes)
+
+
+def test_a_result_without_its_entry_in_the_ledger(run: Path) -> None:
+    """The stage may have been under way when the ledger was written last."""
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (run / "ledger.jsonl").write_text("".join(line for line in lines if '"stage": "evaluate"' not in line))
+    assert stages(run) == ["train", "export"]
+
+
+def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
+    (run / "ledger.jsonl").unlink()
+    with pytest.raises(ConfigError, match="run the job anew"):
+        remains_of(run)
+    with pytest.raises(ConfigError, match="name the folder of a run"):
+        remains_of(tmp_path / "elsewhere")
+
+
+def test_anothers_result(run: Path) -> None:
+    records.save(finished(7, CANDIDATE[0]), run / "seed-42" / RESULT)
+    with pytest.raises(ConfigError, match="is of seed 7, in the folder of seed 42"):
+        remains_of(run)
+
+
+def test_the_log_of_a_new_attempt(tmp_path: Path) -> None:
+    """Holds the stages that are kept; the whole of the old one lies beside it."""
+    events = [("phase_started", "train"), ("phase_finished", "train"), ("phase_finished", "export"), ("chunk", None)]
+    lines = [json.dumps({"time": n, "kind": kind, "phase": phase}) for n, (kind, phase) in enumerate(events)]
+    path = tmp_path / LOG
+    path.write_text("\n".join(lines) + "\n{torn")
+    begin_log(path, ["train", "export"], 1)
+    assert path.read_text() == "\n".join(lines[:3]) + "\n"
+    begin_log(path, [], 2)
+    assert path.read_text() == ""
+    assert (tmp_path / "log.attempt-1.jsonl").read_text() == "\n".join(lines) + "\n{torn"
+    assert (tmp_path / "log.attempt-2.jsonl").read_text() == "\n".join(lines[:3]) + "\n"
