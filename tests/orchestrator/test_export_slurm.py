@@ -65,6 +65,8 @@ if kind == "head" and not plan.get("exit"):
     listener = socket.create_server(("127.0.0.1", int(port)))
 (record / f"call-{{kind}}-{{os.getpid()}}.tmp").write_text(json.dumps(note))
 (record / f"call-{{kind}}-{{os.getpid()}}.tmp").rename(record / f"call-{{kind}}-{{os.getpid()}}.json")
+while len(list(record.glob("call-worker-*.json"))) < plan.get("workers", 0):
+    time.sleep(0.02)
 while name == "ray" and not plan.get("exit") or plan.get("wait"):
     time.sleep(0.05)
 sys.exit(plan.get("exit", 0))
@@ -194,7 +196,8 @@ class TestTheScriptRuns:
         assert slurm.living() == []
 
     def test_every_other_node_joins(self, job: Job, slurm: Slurm) -> None:
-        code, errors = slurm.run(script_of(job, slurm, parallel=3), nodes=3, address="0.0.0.0")
+        joined = {"python": {"workers": 2}}  # it waits for the nodes, as the real one does
+        code, errors = slurm.run(script_of(job, slurm, parallel=3), nodes=3, plan=joined, address="0.0.0.0")
         assert (code, errors) == (0, "")
         workers = slurm.calls("worker")
         (head,) = slurm.calls("head")
