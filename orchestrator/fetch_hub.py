@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from golf_core.errors import DataError, GolfError, RunError
+from orchestrator.failures import LostError
 from orchestrator.fetch_spec import HUB, Fetch
 
 R = TypeVar("R")
@@ -27,7 +28,7 @@ MAX_ENTRIES = 20_000
 KEPT = "what was fetched is kept, and the same command goes on from there"
 
 
-class HubError(RunError):
+class HubError(LostError):
     """The hub or the way to it failed; the same call may succeed later."""
 
 

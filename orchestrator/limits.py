@@ -11,6 +11,8 @@ COMPILE_S = 900.0
 EVAL_BUDGETS = 3.0
 UNCLOCKED_S = 86_400.0
 TRANSFER_S = 300.0
+FETCH_S = 7200.0
+"""For a node that may have to fetch its data first: 16 GB over a line of 20 Mbit/s."""
 
 
 @dataclass(frozen=True)
@@ -31,4 +33,6 @@ def phase_limits(job: Job) -> PhaseLimits:
     given, clock = job.limits, job.config.train.wallclock_seconds
     train = given.train_seconds or (UNCLOCKED_S if clock is None else clock + COMPILE_S)
     evaluate = given.eval_seconds or (UNCLOCKED_S if clock is None else EVAL_BUDGETS * job.budgets.eval_seconds)
-    return PhaseLimits(given.start_seconds, train, given.export_seconds, evaluate, given.audit_seconds, TRANSFER_S)
+    fetched = job.data != "sample" and job.data.fetch is not None
+    start = given.start_seconds + (FETCH_S if fetched else 0.0)
+    return PhaseLimits(start, train, given.export_seconds, evaluate, given.audit_seconds, TRANSFER_S)

@@ -107,7 +107,8 @@ def without_paths(text: str) -> str:
 def _portable_job(job: Mapping[str, Any]) -> dict[str, Any]:
     data = job["data"]
     if isinstance(data, Mapping):
-        data = {name: _relative(str(place)) for name, place in data.items()}
+        places = {name: _relative(str(data[name])) for name in ("path", "tokenizer")}
+        data = {**data, **places}  # where they can be fetched from is nobody's own
     # Where results and tracking went is no part of the experiment, and an address may hold a password.
     return {**job, "data": data, "output": "runs", "mlflow": {**job["mlflow"], "tracking_uri": None}}
 

@@ -118,7 +118,7 @@ def test_nothing_tells_where_it_was_made(run: Path, packed: Path) -> None:
     record = load_record(packed)
     assert [seed.node for seed in record.run.seeds] == ["", ""] and all(s.node for s in result_of(run).seeds)
     job = record.run.job
-    assert job["data"] == {"path": "my data", "tokenizer": "tokenizer.model"} and job["output"] == "runs"
+    assert job["data"] == {"path": "my data", "tokenizer": "tokenizer.model", "fetch": None} and job["output"] == "runs"
 
 
 def test_requirements_say_what_the_run_used(packed: Path) -> None:
