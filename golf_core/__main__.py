@@ -23,8 +23,9 @@ from golf_core.distributed import Ranks, end_process, join_from_environment, lea
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
 from golf_core.progress import describe
-from golf_core.records import from_dict, save
+from golf_core.records import load, save
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
+from golf_core.train.snapshot import Snapshots
 
 LOG_NAME = "log.jsonl"
 
@@ -59,7 +60,8 @@ def _run(arguments: argparse.Namespace, config: GolfConfig, ranks: Ranks) -> Non
         listener = broadcast(JsonLinesLog(out / LOG_NAME), _print)
     ranks.barrier()
     if arguments.stage in ("train", "run"):
-        train_stage(config, _data(arguments), ranks, arguments.seed, out, listener)
+        keeper = Snapshots(out, config, ranks, arguments.seed, arguments.resume)
+        train_stage(config, _data(arguments), ranks, arguments.seed, out, listener, keeper)
     if arguments.stage in ("export", "run"):
         checkpoint = arguments.checkpoint if arguments.stage == "export" else out / CHECKPOINT_NAME
         export_stage(config, checkpoint, ranks, out, listener)
@@ -84,23 +86,21 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--out", type=Path, required=True, help="folder for results")
     common.add_argument("--threads", type=int, default=0, help="CPU threads of this process; 0: torch's choice")
     stages = parser.add_subparsers(dest="stage", required=True)
-    stages.add_parser("train", parents=[common], help="write OUT/checkpoint.pt")
+    training = argparse.ArgumentParser(add_help=False)
+    training.add_argument(
+        "--resume", type=Path, metavar="FILE", help="go on from OUT/snapshot.bin (see train.snapshot_seconds)"
+    )
+    stages.add_parser("train", parents=[common, training], help="write OUT/checkpoint.pt")
     export = stages.add_parser("export", parents=[common], help="checkpoint to OUT/model.golf")
     export.add_argument("checkpoint", type=Path)
     evaluate = stages.add_parser("evaluate", parents=[common], help="score an artifact")
     evaluate.add_argument("artifact", type=Path)
-    stages.add_parser("run", parents=[common], help="train, export and evaluate")
+    stages.add_parser("run", parents=[common, training], help="train, export and evaluate")
     return parser
 
 
 def _config(arguments: argparse.Namespace) -> GolfConfig:
-    if arguments.config is None:
-        config = preset(arguments.preset)
-    else:
-        try:
-            config = from_dict(GolfConfig, json.loads(arguments.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{arguments.config}: not a configuration ({error})") from None
+    config = load(GolfConfig, arguments.config) if arguments.config else preset(arguments.preset)
     return override(config, dict(_change(text) for text in arguments.set), where="--set ")
 
 

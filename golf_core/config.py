@@ -106,6 +106,9 @@ class TrainConfig:
     val_every: int = 4000
     """Steps between validation passes (off the clock); 0 validates at the end alone."""
     log_every: int = 10
+    snapshot_seconds: float | None = None
+    """Wall-clock seconds between snapshots (off the clock), from which training can be resumed: for experiments,
+    never for a claim. None: no snapshots."""
 
     def __post_init__(self) -> None:
         if self.micro_batches < 1 or self.batch_tokens % (self.micro_batches * self.seq_len):
@@ -117,6 +120,8 @@ class TrainConfig:
             raise ConfigError("train.iterations: must be at least 1")
         if self.wallclock_seconds is not None and self.wallclock_seconds <= 0:
             raise ConfigError("train.wallclock_seconds: must be positive, or null for no clock")
+        if self.snapshot_seconds is not None and self.snapshot_seconds <= 0:
+            raise ConfigError("train.snapshot_seconds: must be positive, or null for no snapshots")
         if self.log_every < 1 or self.val_every < 0 or self.warmup_steps < 0 or self.warmdown_steps < 0:
             raise ConfigError(
                 "train: log_every must be at least 1; val_every, warmup_steps, warmdown_steps not negative"

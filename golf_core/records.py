@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -17,9 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from golf_core.errors import ConfigError
-from golf_core.files import write_text
+from golf_core.files import read_bytes, write_text
 
 R = TypeVar("R")
+
+MAX_JSON = 16 * 1024 * 1024
+"""Bytes of a file. Real ones have less than a megabyte; as values in memory, JSON takes up to 25 times its bytes."""
+MAX_INT = 2**63 - 1
 
 
 def to_dict(record: Any) -> Any:
@@ -44,7 +49,7 @@ def from_dict(cls: type[R], values: Any, where: str = "") -> R:
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in fields:
-            raise ConfigError(f"{_join(where, str(name))}: no such field{nearest(str(name), fields)}")
+            raise ConfigError(f"{_join(where, printable(name))}: no such field{nearest(printable(name), fields)}")
     given = {}
     for name, field in fields.items():
         if name in values:
@@ -59,15 +64,32 @@ def save(record: Any, path: Path) -> None:
     write_text(path, json.dumps(to_dict(record), indent=2) + "\n")
 
 
-def load(cls: type[R], path: Path) -> R:
-    """Read a dataclass that `save` wrote. Raises `ConfigError` naming the file for anything else."""
+def load(cls: type[R], path: Path, most: int = MAX_JSON) -> R:
+    """Read a dataclass that `save` wrote, of at most `most` bytes. Raises `ConfigError` naming the file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse(read_bytes(path, most))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a JSON file") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a JSON file ({error}); write or copy it again") from None
     return from_dict(cls, values, where=str(path))
+
+
+def parse(text: bytes) -> Any:
+    """The values of JSON in UTF-8. Raises `ValueError` with a short reason, for too deep or not finite ones too."""
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_not_finite)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def printable(value: Any, most: int = 60) -> str:
+    """`value` as text for a sentence: on one line, and cut where it is long."""
+    text = value if isinstance(value, str) else str(value) if isinstance(value, Exception) else _shown(value)
+    text = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
@@ -97,7 +119,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping) or getattr(origin, "__name__", "") == "Mapping":
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: expected a mapping, got {_shown(value)}")
-        return {str(key): _convert(args[1], item, _join(where, str(key))) for key, item in value.items()}
+        return {str(key): _convert(args[1], item, _join(where, printable(key))) for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
     if hint is Any:
@@ -107,18 +129,28 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > MAX_INT:
+            raise ConfigError(f"{where}: {_shown(value)} is out of range; give a number of at most 64 bits")
         return float(value)
     if hint is float and value is None:
         return math.nan  # written as null by `to_dict`
     # bool is a subclass of int; a `true` where a count belongs is a mistake.
     if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
+    # Python's integers have no end, those of torch, numpy and JSON's other readers have.
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise ConfigError(f"{where}: {_shown(value)} is out of range; give a number of at most 64 bits")
     return value
 
 
+def _not_finite(name: str) -> Any:
+    raise ValueError(f"it holds {name}")
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    limited = reprlib.Repr()  # a deep value has a short text too
+    limited.maxstring = limited.maxother = limited.maxlong = 60
+    return printable(limited.repr(value))
 
 
 def _join(where: str, name: str) -> str:

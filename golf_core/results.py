@@ -50,6 +50,8 @@ class TrainResult:
     qat_onset_step: int | None
     peak_memory_mib: float
     """Largest over the ranks: GPU memory allocated, or resident memory on a CPU."""
+    resumed_at_steps: tuple[int, ...] = ()
+    """Steps after which training was resumed from a snapshot; its clock went on from there. Empty: in one go."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from golf_core.records import save
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from golf_core.text import ValidationText, validation_text
 from golf_core.train.loop import Trainer
+from golf_core.train.state import Keeper
 
 TRAIN_RECORD, EXPORT_RECORD, EVALUATE_RECORD = "train.json", "export.json", "evaluate.json"
 
@@ -50,12 +51,23 @@ def open_text(paths: DataPaths, config: GolfConfig, max_tokens: int | None, devi
 
 
 def train_stage(
-    config: GolfConfig, paths: DataPaths, ranks: Ranks, seed: int, out: Path, listener: Listener = ignore
+    config: GolfConfig,
+    paths: DataPaths,
+    ranks: Ranks,
+    seed: int,
+    out: Path,
+    listener: Listener = ignore,
+    keeper: Keeper | None = None,
 ) -> TrainResult:
-    """Train `seed`; write the averaged weights and the stage's record into `out`."""
+    """Train `seed`; write the averaged weights and the stage's record into `out`.
+
+    A `keeper` (`golf_core.train.snapshot.Snapshots`) lets the training be resumed.
+    """
+    if keeper is None and config.train.snapshot_seconds is not None and ranks.is_first:
+        listener(Event("note", {"message": "train.snapshot_seconds is set, but no snapshots are written here"}))
     stream = TokenStream(train_shards(paths.folder))
     text = open_text(paths, config, config.evaluate.max_tokens, ranks.device)
-    trainer = Trainer(config, stream, text, ranks, seed, listener)
+    trainer = Trainer(config, stream, text, ranks, seed, listener, keeper)
     result = trainer.run()
     if ranks.is_first:
         save_checkpoint(trainer.model, out / CHECKPOINT_NAME)

@@ -152,6 +152,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
         _normalised(seeds),
         _audited(seeds),
         _single_pass(seeds),
+        _in_one_go(seeds),
         _whole_text(job),
         _has_baseline(job.baseline),
         _significant(job, scores.get("mixture"), tests, margin, enough),
@@ -256,6 +257,19 @@ def _audited(seeds: Sequence[SeedResult]) -> Condition:
         return Condition(name, False, f"{'; '.join(bad)}: see audit.json")
     positions, worst = sum(a.positions for a in done.values()), max(a.mixture_max_error for a in done.values())
     return Condition(name, True, f"run as a black box, sums to 1 within {worst:.1g} at {positions} positions")
+
+
+def _in_one_go(seeds: Sequence[SeedResult]) -> Condition:
+    name = "trained in one go"
+    trained = {result.seed: result.train for result in seeds if result.train is not None}
+    if not trained:
+        return Condition(name, None, "no seed was trained")
+    resumed = [
+        f"seed {s}: step {', '.join(map(str, t.resumed_at_steps))}" for s, t in trained.items() if t.resumed_at_steps
+    ]
+    if resumed:
+        return Condition(name, False, f"resumed in the middle ({'; '.join(resumed)}); a claim's training is run anew")
+    return Condition(name, True, f"no training was resumed in the middle for {_seeds(trained)}")
 
 
 def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
@@ -422,5 +436,7 @@ def _attempts_note(seed: SeedResult) -> str:
     )
     again = any(attempt.stage == "train" for attempt in seed.attempts) and seed.train is not None
     trained = " Its training was run anew from the start." if again else ""
+    if again and seed.train is not None and seed.train.resumed_at_steps:
+        trained = f" Its training was resumed at step {seed.train.resumed_at_steps[-1]}, its clock carried on."
     count = len(seed.attempts)
     return f"Seed {seed.seed} had {count} attempt{'s' if count > 1 else ''} that did not end well: {ended}.{trained}"

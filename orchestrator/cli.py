@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from golf_core.errors import GolfError, UserError
+from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.audit_command import audit_command
 from orchestrator.export.app import export_app
 from orchestrator.fetch_command import fetch_command
 from orchestrator.preflight.command import AllowDirty, MaxCost, check_command, plan_command, preflight
+from orchestrator.redaction import Redactor
 from orchestrator.submit import submit_command
 
 app = typer.Typer(
@@ -56,7 +59,7 @@ def run(
     if resume is not None:
         if job is not None or set_:
             raise UserError("--resume goes on with a run's own job: leave out the job file and --set")
-        _show(*resume_job(resume, address, _say))
+        _show(*resume_job(resume, address, _say, _redactor()))
         return
     if job is None:
         raise UserError("name a job file, such as jobs/smoke.yaml, or --resume RUN")
@@ -65,7 +68,7 @@ def run(
     for finding in found.warnings:
         _say(f"warning: {sentence(finding)}")
     found.refuse_errors()
-    _show(*run_job(resolved, address, _say))
+    _show(*run_job(resolved, address, _say, redactor=_redactor()))
 
 
 @app.command()
@@ -77,7 +80,7 @@ def evaluate(run_folder: RunFolder, set_: Changes = None, address: Address = Non
 
     job = job_of_run(run_folder, parse_changes(set_ or []))
     earlier = {seed: earlier_seed(run_folder / f"seed-{seed}", seed) for seed in job.seeds}
-    _show(*run_job(job, address, _say, earlier))
+    _show(*run_job(job, address, _say, earlier, _redactor()))
 
 
 @app.command()
@@ -95,6 +98,33 @@ def show(
 
 
 @app.command()
+def sync(
+    run_folder: RunFolder,
+    uri: Annotated[str | None, typer.Option(help="Another MLflow address than the job's.")] = None,
+) -> None:
+    """Send MLflow what it lacks of a run: after an outage, or into a new store. Nothing is sent twice."""
+    from orchestrator.sync import sync as send
+
+    send(run_folder, uri, _redactor(), _say)
+
+
+@app.command()
+def rebuild(run_folder: RunFolder) -> None:
+    """Write a run's results anew from its ledger, judge them, and send MLflow what it lacks."""
+    from orchestrator.rebuild import rebuild as write
+    from orchestrator.sync import sync as send
+
+    result, notes = write(run_folder, _redactor())
+    for note in notes:
+        _say(f"note: {note}")
+    try:
+        send(run_folder, None, _redactor(), _say)
+    except RunError as error:
+        _say(f"warning: {error}")
+    _show(result, run_folder)
+
+
+@app.command()
 def package(
     run_folder: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Folder to make. Default: the run's folder/package.")] = None,
@@ -106,7 +136,7 @@ def package(
     from orchestrator.package import package as write_package
     from orchestrator.submission import Author
 
-    place = write_package(run_folder, out, weights, Author(author, github_id))
+    place = write_package(run_folder, out, weights, Author(author, github_id), _redactor())
     _say(f"package: {place}")
 
 
@@ -128,7 +158,12 @@ def reproduce(
 
     changes = parse_changes(set_ or [])
     comparisons, result, place = run_again(
-        folder, evaluate_only, lambda record: job_of_record(record, data, tokenizer, changes), address, _say
+        folder,
+        evaluate_only,
+        lambda record: job_of_record(record, data, tokenizer, changes),
+        address,
+        _say,
+        _redactor(),
     )
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(comparison_table(comparisons))
@@ -207,15 +242,21 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_redactor().redact(str(error))}", err=True)
         sys.exit(2)
     except GolfError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_redactor().redact(str(error))}", err=True)
         sys.exit(1)
 
 
+@cache
+def _redactor() -> Redactor:
+    """What knows the secrets of this process's environment."""
+    return Redactor.from_environment(os.environ)
+
+
 def _say(line: str) -> None:
-    typer.echo(line)
+    typer.echo(_redactor().redact(line))
     sys.stdout.flush()
 
 

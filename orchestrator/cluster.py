@@ -112,6 +112,7 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
         # leave one in the home folder, which changes how clusters started later behave.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     else:
         _refuse_silence(str(address))
 

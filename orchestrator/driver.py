@@ -24,15 +24,17 @@ from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machi
 from orchestrator.gang import Placement, start_gang
 from orchestrator.ledger import Ledger, this_process
 from orchestrator.limits import phase_limits
-from orchestrator.mlflow_run import MlflowRun
 from orchestrator.outlook import out_of_reach
 from orchestrator.preflight.findings import Preflight
 from orchestrator.preflight.on_rank import DRY_STEPS
 from orchestrator.provenance import provenance
+from orchestrator.record import redacted
+from orchestrator.redaction import Redactor
 from orchestrator.rerun import JOB
 from orchestrator.resume import Remains, remains_of
 from orchestrator.seed_run import RESULT, EarlierSeed, SeedRun, check_gang, waiting_result
 from orchestrator.spec import Job
+from orchestrator.tracking import Tracker, store_of
 
 SAY_EVERY_S = 10.0
 BY_USER = "stopped by the user"
@@ -40,21 +42,27 @@ Say = Callable[[str], None]
 
 
 def run_job(
-    job: Job, address: str | None, say: Say, earlier: Mapping[int, EarlierSeed] | None = None
+    job: Job,
+    address: str | None,
+    say: Say,
+    earlier: Mapping[int, EarlierSeed] | None = None,
+    redactor: Redactor | None = None,
 ) -> tuple[RunResult, Path]:
     """Run all seeds of `job`; returns the result and the run's folder, where everything lies.
 
+    What is written down passes through `redactor`; without one, only tokens of well-known shapes are kept out.
     With `earlier`, nothing is trained: each seed's artifact of an earlier run is evaluated anew.
     Raises `UserError` before anything runs when the data or the cluster cannot serve the job.
     """
 
     def driver(alone: bool) -> _Driver:
-        return _Driver(job, say, new_folder(Path(job.output).absolute(), job.name), alone, earlier=earlier or {})
+        folder = new_folder(Path(job.output).absolute(), job.name)
+        return _Driver(job, say, folder, alone, redactor, earlier=earlier or {})
 
     return _run(job, address, say, driver)
 
 
-def resume_job(folder: Path, address: str | None, say: Say) -> tuple[RunResult, Path]:
+def resume_job(folder: Path, address: str | None, say: Say, redactor: Redactor | None = None) -> tuple[RunResult, Path]:
     """Go on with the run in `folder`: what is finished and whole is not run again.
 
     Raises as `run_job` does, and `RunError` while another process is at work on the run.
@@ -63,7 +71,11 @@ def resume_job(folder: Path, address: str | None, say: Say) -> tuple[RunResult, 
     remains = remains_of(folder)
     for note in remains.notes:
         say(note)
-    return _run(remains.job, address, say, lambda alone: _Driver(remains.job, say, folder, alone, remains=remains))
+
+    def driver(alone: bool) -> _Driver:
+        return _Driver(remains.job, say, folder, alone, redactor, remains=remains)
+
+    return _run(remains.job, address, say, driver)
 
 
 def _run(job: Job, address: str | None, say: Say, driver: Callable[[bool], _Driver]) -> tuple[RunResult, Path]:
@@ -78,10 +90,8 @@ def check_on_gang(job: Job, address: str) -> Preflight:
     """Start one gang of `job` on the cluster, look at its nodes, rehearse, and end it. Nothing is kept."""
     with connected(address, before_local=lambda: None):
         refuse_misfit(job.resources, ray_nodes())
-        limits, stopped = phase_limits(job), threading.Event()
-        placement = Placement(job.resources)
-        if not placement.wait(stopped):
-            raise RunError("no room for a gang")
+        limits = phase_limits(job)
+        placement = _room_within(job, limits.start)
         gang, _ = start_gang(placement, limits.start, job.limits.stall_seconds)
         try:
             data = None if job.data == "sample" else job.data.model_dump()
@@ -89,6 +99,23 @@ def check_on_gang(job: Job, address: str) -> Preflight:
             return check_gang(gang, job, data, DRY_STEPS, limits.train, ignore)
         finally:
             gang.close()
+
+
+def _room_within(job: Job, seconds: float) -> Placement:
+    placement, late = Placement(job.resources), threading.Event()
+    timer = threading.Timer(seconds, late.set)
+    timer.daemon = True
+    timer.start()
+    granted = False
+    try:
+        granted = placement.wait(late)
+    finally:
+        timer.cancel()
+        if not granted:
+            placement.remove()
+    if not granted:
+        raise RunError(f"no room for one seed's gang within {seconds:g} s (limits.start_seconds): other jobs have it")
+    return placement
 
 
 def _check_here(job: Job) -> None:
@@ -110,17 +137,19 @@ class _Driver:
         say: Say,
         folder: Path,
         alone: bool,
+        redactor: Redactor | None = None,
         earlier: Mapping[int, EarlierSeed] | None = None,
         remains: Remains | None = None,
     ) -> None:
+        self._redactor = redactor = redactor or Redactor.from_environment({})
         self._job, self._say, self.folder, self._alone = job, say, folder, alone
         self._stopped = threading.Event()
         self._reason = BY_USER
         self._ended = [result for result in (remains.seeds.values() if remains else ()) if result.status == "finished"]
         self._looking, self._out_of_reach = threading.Lock(), ""
         self._placing = threading.Lock()
-        self._ledger = Ledger(folder)
-        self._origin = provenance()
+        self._ledger = Ledger(folder, redactor.redact_value)
+        self._origin = provenance(redactor.redact)
         self._started = remains.started if remains else time.time()
         artifacts_of = remains.artifacts_of if remains else None
         if earlier:  # these figures are a second look at somebody's artifacts, and say so
@@ -135,14 +164,16 @@ class _Driver:
             job_sha256=job.digest,
             git_commit=self._origin["git_commit"],
             artifacts_of=artifacts_of,
+            provenance=self._origin,
             **this_process(),
         )
         self._last_said: dict[int, float] = {}
-        self._tracking = MlflowRun(job, folder, self._origin, say)
+        self._tracking = Tracker(folder, store_of(job, folder), redactor, say)
+        self._tracking.start()
         self._runs: dict[int, SeedRun] = {}
         for seed in job.seeds:
             result = remains.seeds[seed] if remains else waiting_result(seed)
-            run = SeedRun(job, folder / f"seed-{seed}", result, self._ledger, self._on_event)
+            run = SeedRun(job, folder / f"seed-{seed}", result, self._ledger, self._on_event, redactor=redactor)
             run.adopted, run.rehearse = artifacts_of is not None, not self._runs
             if earlier:
                 run.adopt(earlier[seed])
@@ -155,8 +186,10 @@ class _Driver:
         finally:
             result = self._result()
             unwritten = self._save(result)
-            self._tracking.finish(result)
+            wanting = self._tracking.close()
             self._ledger.close()
+            if wanting:
+                self._say(wanting)
         if unwritten:
             raise RunError(f"{unwritten}; make room or mend it, and go on with: golf run --resume {self.folder}")
         if self._stopped.is_set():
@@ -169,7 +202,7 @@ class _Driver:
     def _save(self, result: RunResult) -> str:
         """Write down how the run stands; returns why that cannot be done, if so."""
         try:
-            records.save(result, self.folder / RESULT)
+            records.save(redacted(result, self._redactor, self.folder / RESULT), self.folder / RESULT)
             if not self._stopped.is_set():
                 self._ledger.append("run_finished", verdict=result.claim.verdict)
         except OSError as error:
@@ -185,8 +218,6 @@ class _Driver:
             for run in self._runs.values():
                 if run.result.status == "finished":
                     self._say(f"seed {run.result.seed}: finished before")
-                    self._tracking.seed_started(run.result.seed)
-                    self._tracking.seed_finished(run)
                     continue
                 placement = self._place()
                 if placement is None:
@@ -237,7 +268,6 @@ class _Driver:
     def _start_seed(self, run: SeedRun, placement: Placement) -> threading.Thread:
         started = run.result.started if run.result.attempts else time.time()
         run.result = replace(run.result, error="interrupted", started=started)
-        self._tracking.seed_started(run.result.seed)
         thread = threading.Thread(target=self._run_seed, args=(run, placement), name=f"seed-{run.result.seed}")
         thread.start()
         return thread
@@ -260,7 +290,6 @@ class _Driver:
             if room is None:
                 break
             placement = room
-        self._tracking.seed_finished(run)
         self._look_ahead(run.result)
 
     def _look_ahead(self, ended: SeedResult) -> None:
@@ -282,7 +311,6 @@ class _Driver:
             self._stopped.set()
 
     def _on_event(self, seed: int, event: Event) -> None:
-        self._tracking.seed_event(seed, event)
         frequent = event.kind in ("train_step", "chunk")
         due = time.time() - self._last_said.get(seed, 0.0) >= SAY_EVERY_S
         if not frequent or due:

@@ -14,6 +14,7 @@ from pathlib import Path
 from golf_core import files, records
 from golf_core.data.shards import read_shard
 from golf_core.errors import ConfigError, DataError
+from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from orchestrator.fetch_hub import RemoteFile, disk_error
 from orchestrator.fetch_spec import Fetch
 
@@ -58,10 +59,16 @@ def default_folder(spec: Fetch) -> Path:
 
 def record_of(folder: Path) -> FetchRecord | None:
     """The folder's record, or None where there is none that can be read."""
+    path = folder / RECORD
     try:
-        return records.load(FetchRecord, folder / RECORD)
-    except (ConfigError, OSError):
+        read_bytes(path, MAX_RECORD_BYTES)  # looked at first: a pipe would keep the reader for ever
+        record = records.load(FetchRecord, path)
+    except (ConfigError, OSError, ValueError, ArithmeticError, RecursionError):
         return None
+    # Names of files in this folder, and nothing that leads out of it.
+    names = (record.tokenizer, *record.sizes)
+    sound = all(Path(name).name == name and name not in ("", "..") and "\0" not in name for name in names)
+    return record if sound else None
 
 
 def shards_in(folder: Path) -> list[Path]:

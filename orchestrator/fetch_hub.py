@@ -80,11 +80,10 @@ class Hub:
 
     def __init__(self, spec: Fetch, patience: Patience) -> None:
         """The token in HF_TOKEN goes to the user's own hub alone, never to an address that a job file names."""
-        # Before the library is imported, which is when it reads this.
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
         from huggingface_hub.utils import build_hf_headers, logging
 
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         logging.set_verbosity_error()  # our sentences say what happened
         home = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
         self.endpoint = spec.endpoint or home

@@ -14,6 +14,7 @@ from typing import Any
 
 from golf_core.data.shards import HEADER_BYTES, TOKEN_BYTES
 from golf_core.errors import DataError
+from golf_core.files import read_bytes
 from orchestrator.fetch_hub import Listing, RemoteFile
 from orchestrator.fetch_spec import Fetch
 
@@ -108,7 +109,7 @@ def choose_tokenizer(spec: Fetch, folder: str, listing: Listing, manifest: Any) 
 def read_manifest(path: Path) -> Any:
     """The published manifest as a JSON value, or None when it is not JSON; nothing else is asked of it."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path, MANIFEST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -136,7 +137,7 @@ def _tokenizers_of(manifest: Any, folder: str) -> list[str]:
     """File names of the models that the manifest gives the export, whatever the fields are called."""
     entries = _entries(manifest, "datasets")
     ours = [entry for entry in entries if folder in (_last(entry.get("name")), _last(entry.get("path")))]
-    names = {entry["tokenizer_name"] for entry in ours if isinstance(entry.get("tokenizer_name"), str)}
+    names = [entry["tokenizer_name"] for entry in ours if isinstance(entry.get("tokenizer_name"), str)]
     used = [entry for entry in _entries(manifest, "tokenizers") if entry.get("name") in names]
     values = [value for entry in (*ours, *used) for value in entry.values() if isinstance(value, str)]
     return sorted({_last(value) for value in values if value.endswith(".model")})

@@ -74,8 +74,8 @@ class Gang:
 
         resources = placement.resources
         gpu = resources.accelerator is not None
-        # "io" answers while a stage runs in the actor's own thread.
-        actor = ray.remote(concurrency_groups={"io": 1})(_as_actor(Rank))
+        # "io" and "files" answer while a stage runs in the actor's own thread.
+        actor = ray.remote(concurrency_groups={"io": 1, "files": 1})(_as_actor(Rank))
         self._placement, self._stall_seconds = placement, stall_seconds
         self._processes: list[RankProcess] = []
         self._closing = threading.Lock()
@@ -100,6 +100,17 @@ class Gang:
     def call_first(self, method: str, *arguments: Any, limit_s: float, on_event: Listener | None = None) -> Any:
         """The same on rank 0 alone; returns its result."""
         return self._call(self._actors[:1], method, arguments, limit_s, on_event)[0]
+
+    def glance(self, name: str, limit_s: float) -> bytes | None:
+        """A file of rank 0's folder while a stage runs; None where it is not to be had within `limit_s`."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        try:
+            content: bytes | None = ray.get(self._actors[0].glance.remote(name), timeout=limit_s)
+        except (GetTimeoutError, RayError):  # a lost rank is noticed by the stage's own call
+            return None
+        return content
 
     def start(self, limit_s: float) -> list[dict[str, Any]]:
         """Let the ranks find each other; returns what each of them runs on."""
@@ -218,6 +229,8 @@ def _as_actor(cls: type) -> type:
 
         events = ray.method(concurrency_group="io")(cls.events)  # type: ignore[attr-defined]
         pulse = ray.method(concurrency_group="io")(cls.pulse)  # type: ignore[attr-defined]
+        # On its own: a large file must not keep the pulse waiting.
+        glance = ray.method(concurrency_group="files")(cls.glance)  # type: ignore[attr-defined]
 
     return RankActor
 

@@ -6,6 +6,7 @@ there alike: the source, the field and a sentence.
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +16,12 @@ from typing import Any
 import yaml
 
 from golf_core.errors import ConfigError
+from golf_core.files import read_bytes
 
 MAX_FILE_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_VALUES = 5_000
+"""Keys, values, lists and mappings in a job file; those in use have a hundred."""
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -26,10 +31,16 @@ class _RefusedError(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """Safe YAML without aliases (a few lines of them can stand for gigabytes) and without repeated keys."""
 
+    _values = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise _RefusedError(problem="aliases (*name) are not read here; write the value out", problem_mark=mark)
+        self._values += 1
+        if self._values > MAX_VALUES:
+            problem = f"more than {MAX_VALUES:,} values, so it is no job file; check the path"
+            raise _RefusedError(problem=problem, problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -42,6 +53,18 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number, but not in YAML 1.1's base 60, in which 12:30 is 750, and a megabyte of it takes hours."""
+        if ":" in str(node.value):
+            problem = f"YAML reads {shown(node.value)} as a number in base 60; put text in quotes"
+            raise _RefusedError(problem=problem, problem_mark=node.start_mark)
+        whole = node.tag == "tag:yaml.org,2002:int"
+        number: int | float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 # YAML 1.1 takes 1e-3 (no dot) for text; everyone who writes it means the number.
 _Loader.add_implicit_resolver(
@@ -54,15 +77,13 @@ _Loader.add_implicit_resolver(
 def read_document(path: Path) -> dict[str, Any]:
     """The mapping in the file at `path`, of values that a field could take. Raises `ConfigError` if it is none."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_bytes(path, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a job file such as jobs/smoke.yaml") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a job file") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, so it is no job file; check the path")
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ConfigError(f"{path}: {error.strerror}, so it is no job file; check the path") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job file") from None
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -83,21 +104,21 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except _RefusedError as error:
-        raise ConfigError(f"{_at_line(where, error.problem_mark)}: {_printable(error.problem or '')}") from None
+        raise ConfigError(f"{_at_line(where, error.problem_mark)}: {printable(error.problem or '')}") from None
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "it cannot be parsed"
         raise ConfigError(
-            f"{_at_line(where, error.problem_mark or error.context_mark)}: not YAML ({problem}); "
+            f"{_at_line(where, error.problem_mark or error.context_mark)}: not YAML ({printable(problem)}); "
             "check the indentation, colons and quotes there"
         ) from None
     except yaml.YAMLError as error:
         first_line = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: not YAML ({first_line}); save it as plain text") from None
+        raise ConfigError(f"{where}: not YAML ({printable(first_line)}); save it as plain text") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply; a job file has three levels at most") from None
     except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
         # PyYAML lets Python's own errors through: a 13th month, a number of thousands of digits, an odd tag.
-        first_line = (str(error).splitlines() or [""])[0][:80]
+        first_line = printable((str(error).splitlines() or [""])[0][:80])
         raise ConfigError(f"{where}: holds a value that YAML cannot read ({first_line}); put text in quotes") from None
 
 
@@ -120,8 +141,30 @@ def unplain(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
         yield field, f"got {value}; give a finite number"
     elif isinstance(value, int) and value.bit_length() > 63:
         yield field, "got a whole number of more than 63 bits; give a smaller one"
+    elif isinstance(value, str) and not _writable(value):
+        yield field, f"got {shown(value)}, with a character that no file or address can hold; take it out"
     elif not isinstance(value, (type(None), bool, int, float, str)):
         yield field, f"YAML reads this as a {type(value).__name__}; put text in quotes"
+
+
+def size_fault(value: Any) -> str | None:
+    """Why a plain value has too many others in it, or too deep ones, to be a job; None if it has not."""
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        count += 1
+        if depth > MAX_DEPTH:
+            return "nested too deeply for a job"
+        if count + len(inner) > MAX_VALUES:
+            return f"more than {MAX_VALUES:,} values, so it is no job"
+        waiting.extend((each, depth + 1) for each in inner)
+    return None
+
+
+def _writable(text: str) -> bool:
+    """Whether it can be a part of a file, a path or an address: no zero, no half of a pair."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 # --- changes to the document ----------------------------------------------------------------------
@@ -193,15 +236,20 @@ def inside(field: str, name: str) -> str:
 
 def all_of(mistakes: Iterable[tuple[object, str, str]]) -> ConfigError:
     """One error for many: a line "source: field: sentence" each."""
-    return ConfigError("\n".join(_printable(f"{source}: {field}: {text}") for source, field, text in mistakes))
+    return ConfigError("\n".join(printable(f"{source}: {field}: {text}") for source, field, text in mistakes))
 
 
-def _printable(text: str) -> str:
-    """Names come from the file: a line break or a terminal's control code in one is shown, not obeyed."""
+def printable(text: str) -> str:
+    """`text` on one line.
+
+    Names come from the file: a line break or a terminal's control code in one is shown, not obeyed.
+    """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def shown(value: Any) -> str:
     """A value as it would look in YAML, on one line and not too long."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        return "a whole number of more than 63 bits"  # of very long ones Python refuses to write the digits
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

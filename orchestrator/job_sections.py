@@ -6,6 +6,7 @@ A field's description completes the sentence "give ...": the remedy in error mes
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -128,6 +129,17 @@ class Tracking(Section):
         description="an MLflow address, or null for a SQLite file in the output folder",
     )
     experiment: str = Field(default="parameter-golf", min_length=1, description="the name of an MLflow experiment")
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Tracking:
+        # A job is written down wherever its run is: a password in it could not be kept out of everything.
+        if self.tracking_uri is not None and re.search(r"://[^/\s@]*:[^/\s@]+@", self.tracking_uri):
+            raise PydanticCustomError(
+                OWN_SENTENCE,
+                "holds a password, and a job file is no place for one; take it out of tracking_uri and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+            )
+        return self
 
 
 class Limits(Section):

@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from golf_core.errors import ConfigError, RunError
+from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.records import to_dict
 
 LEDGER = "ledger.jsonl"
-MAX_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Entry:
     """One line. `fields` by kind:
 
-    - run_started: attempt, pid, host, git_commit, job_sha256;
+    - run_started: attempt, pid, host, git_commit, job_sha256, provenance, artifacts_of;
+    - seed_adopted: seed, figures by stage (of the artifact of another run, which is evaluated again);
     - seed_started: seed, attempt, kept (stages that an earlier attempt finished);
-    - gang_started: seed, attempt, ranks (what each runs on);
-    - stage_finished: seed, attempt, stage, seconds, files (name to SHA-256);
+    - gang_started: seed, ranks (what each runs on);
+    - stage_finished: seed, stage, seconds, files (name to SHA-256), figures (the stage's result, without its
+      history by chunks);
     - seed_finished: seed, attempt, status, and where it failed: failure (its kind), stage, error;
     - out_of_reach: reason, seeds_left; run_stopped: reason; run_finished: verdict.
     """
@@ -41,14 +44,20 @@ class Entry:
     fields: Mapping[str, Any]
 
 
+def _as_they_are(fields: Any) -> Any:
+    return fields
+
+
 class Ledger:
     """The ledger of the run in `folder`, held by one process at a time.
 
+    Every entry's fields pass through `redact` before they are written (`Redactor.redact_value`).
     Raises `RunError` where another living process holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, redact: Callable[[Any], Any] = _as_they_are) -> None:
         path = folder / LEDGER
+        self._redact = redact
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._lock = threading.Lock()
         try:
@@ -65,7 +74,8 @@ class Ledger:
 
         Raises `RunError` where it cannot be written.
         """
-        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **to_dict(fields)}) + "\n"
+        fields = self._redact(to_dict(fields))
+        line = json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}) + "\n"
         with self._lock:
             try:
                 # One write of a line to a file opened for appending is whole, or cut short by a full disk.
@@ -80,6 +90,21 @@ class Ledger:
         os.close(self._fd)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a living process holds the ledger of the run in `folder`."""
+    try:
+        fd = os.open(folder / LEDGER, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def this_process() -> dict[str, Any]:
     """Who writes."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
@@ -92,13 +117,11 @@ def read_ledger(folder: Path) -> list[Entry]:
     """
     path = folder / LEDGER
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: too large for a ledger; is this a run's folder?")
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path, MAX_RECORD_BYTES).splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); is this a run's folder?") from None
     entries = [entry for line in lines if (entry := _entry(line)) is not None]
     if lines and not entries:
         raise ConfigError(f"{path}: holds no entry of a ledger; is this a run's folder?")
@@ -108,6 +131,7 @@ def read_ledger(folder: Path) -> list[Entry]:
 def _entry(line: bytes) -> Entry | None:
     try:
         fields = json.loads(line)
-        return Entry(float(fields.pop("time")), str(fields.pop("kind")), fields)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        moment, kind = float(fields.pop("time")), fields.pop("kind")
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return Entry(moment, kind, fields) if isinstance(kind, str) and math.isfinite(moment) else None

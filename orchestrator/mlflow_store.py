@@ -13,13 +13,12 @@ import logging
 import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from golf_core.events import Event
@@ -34,38 +33,59 @@ MAX_NAME_CHARS = 250
 TRAINING_VIEW = "workflowType=machine_learning"
 """Query of a page's address that makes MLflow show runs and charts rather than its view for chat applications."""
 
-PARENT = None
-"""Key of the parent run where a seed is the key of a child."""
+KEY_TAG = "golf.key"
+"""Tag by which a run is found again, whoever wrote it."""
+SENT_TAG = "golf.sent"
+"""Tag that says how many bytes of the log MLflow has, set in the call that sends them."""
+DESCRIBED_TAG = "golf.described"
+"""Tag that is set when all parameters are there."""
+FINAL_TAG = "golf.final"
+"""Tag with the digest of the final figures and files, set when all of them are there."""
 
 Call = Callable[[], None]
 """One call of MLflow, ready to be made, and made again."""
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A run begins."""
+class Beginning:
+    """A run of MLflow as it begins."""
 
-    key: int | None
+    key: str
     name: str
+    parent: str | None
+    """MLflow's id of the run that this one belongs to."""
+    started: float
+    """Seconds since the epoch."""
     params: Mapping[str, Any]
     tags: Mapping[str, str]
-    time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run ends."""
+class Ending:
+    """What a run of MLflow gets when it ends."""
 
-    key: int | None
+    status: Status
+    time: float
+    """Seconds since the epoch."""
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
-    files: Sequence[Path]
-    ok: bool
-    time: float = field(default_factory=time.time)
+    files: Sequence[Path] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Further files, by name."""
 
 
-class NoRunError(Exception):
-    """The run that the figures belong to could not be created, which has been reported."""
+@dataclass
+class Mirrored:
+    """What is known of a run in MLflow."""
+
+    run_id: str
+    sent: int = 0
+    """Bytes of the log that it has."""
+    described: bool = False
+    final: str = ""
+    """Digest of the ending that it has."""
+    running: bool = True
 
 
 class Store:
@@ -76,8 +96,6 @@ class Store:
         self._experiment = experiment
         self._client: Any = None
         self._experiment_id = ""
-        self.run_ids: dict[int | None, str] = {}
-        self._open: set[int] = set()
 
     @property
     def address(self) -> str:
@@ -113,66 +131,72 @@ class Store:
                 return found
             raise
 
-    def create_run(self, item: Opened) -> None:
-        """Create the run of `item`; a seed's run becomes a child of the parent's."""
-        tags = {"mlflow.source.name": "golf", "mlflow.source.type": "JOB"}
+    def open(self, item: Beginning) -> Mirrored:
+        """Find the run of `item`, or create it."""
+        found = self._client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{item.key}'", max_results=1)
+        if found:
+            tags, info = found[0].data.tags, found[0].info
+            sent = tags.get(SENT_TAG, "")
+            return Mirrored(
+                info.run_id,
+                sent=int(sent) if sent.isdecimal() else 0,
+                described=DESCRIBED_TAG in tags,
+                final=tags.get(FINAL_TAG, ""),
+                running=info.status == "RUNNING",
+            )
+        tags = {"mlflow.source.name": "golf", "mlflow.source.type": "JOB", KEY_TAG: item.key}
         with suppress(Exception):  # there need not be a user name, as in a container
             tags["mlflow.user"] = getpass.getuser()
-        if item.key is not PARENT:
-            tags["mlflow.parentRunId"] = self._run_id(PARENT)
-        run = self._client.create_run(self._experiment_id, int(item.time * 1000), tags, item.name)
-        self.run_ids[item.key] = run.info.run_id
-        if item.key is not PARENT:
-            self._open.add(item.key)
+        if item.parent is not None:
+            tags["mlflow.parentRunId"] = item.parent
+        run = self._client.create_run(self._experiment_id, int(item.started * 1000), tags, item.name)
+        return Mirrored(run.info.run_id)
 
-    def describe_calls(
-        self, key: int | None, params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> Iterator[tuple[str, Call]]:
+    def begin_calls(self, run_id: str, item: Beginning) -> Iterator[tuple[str, Call]]:
         """Calls that log parameters and tags, with the name of what each logs."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
-        log = partial(self._client.log_batch, self._run_id(key))
-        entries = [Param(_name(name), str(value)[:MAX_PARAM_CHARS]) for name, value in params.items()]
+        entries = [Param(_name(name), str(value)[:MAX_PARAM_CHARS]) for name, value in item.params.items()]
         for part in _parts(entries, MAX_PARAMS):
-            yield "parameters", partial(log, params=part)
-        labels = [RunTag(_name(name), str(value)[:MAX_TAG_CHARS]) for name, value in tags.items()]
-        for part in _parts(labels, MAX_PARAMS):
-            yield "tags", partial(log, tags=part)
+            yield "parameters", partial(self._client.log_batch, run_id, params=part)
+        yield from self._tag_calls(run_id, {**item.tags, DESCRIBED_TAG: "yes"})
 
-    def log_events(self, key: int, events: Iterable[Event]) -> None:
-        """Log the points of `events` to their series."""
-        from mlflow.entities import Metric
+    def reopen(self, run_id: str) -> None:
+        """Let a run that has ended go on."""
+        self._client.update_run(run_id, status="RUNNING")
 
-        run_id = self._run_id(key)
-        points = [
-            Metric(_name(name), value, int(event.time * 1000), step)
-            for event in events
-            for step, values in [series(event)]
-            for name, value in values.items()
-        ]
-        for part in _parts(points, MAX_METRICS):
-            self._client.log_batch(run_id, metrics=part)
+    def send(self, run_id: str, points: Sequence[Point], sent: int) -> None:
+        """Log points of series, at most `MAX_METRICS` of them, and that `sent` bytes of the log are there now."""
+        from mlflow.entities import Metric, RunTag
 
-    def end_calls(self, item: Ended) -> Iterator[tuple[str, Call]]:
+        metrics = [Metric(_name(point.name), point.value, int(point.time * 1000), point.step) for point in points]
+        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(SENT_TAG, str(sent))])
+
+    def end_calls(self, run_id: str, item: Ending) -> Iterator[tuple[str, Call]]:
         """Calls that log the final figures, tags and files and end the run."""
         from mlflow.entities import Metric
 
-        run_id, at_ms = self._run_id(item.key), int(item.time * 1000)
+        at_ms = int(item.time * 1000)
         metrics = [Metric(_name(name), value, at_ms, 0) for name, value in _finite(item.metrics).items()]
         for part in _parts(metrics, MAX_METRICS):
             yield "final figures", partial(self._client.log_batch, run_id, metrics=part)
-        yield from self.describe_calls(item.key, {}, item.tags)
+        yield from self._tag_calls(run_id, item.tags)
         for path in item.files:
             yield f"the file {path.name}", partial(self._client.log_artifact, run_id, str(path))
-        if item.key is PARENT:
-            for seed in sorted(self._open):
-                yield "a run's end", partial(self._terminate, seed, "KILLED", at_ms)
-        yield "a run's end", partial(self._terminate, item.key, "FINISHED" if item.ok else "FAILED", at_ms)
+        for name, text in item.texts.items():
+            yield f"the file {name}", partial(self._client.log_text, run_id, text, name)
+        yield "a run's end", partial(self._client.set_terminated, run_id, item.status, at_ms)
 
-    def _terminate(self, key: int | None, status: str, at_ms: int) -> None:
-        self._client.set_terminated(self._run_id(key), status, at_ms)
-        if key is not PARENT:
-            self._open.discard(key)
+    def complete(self, run_id: str, digest: str) -> None:
+        """Note that all of an ending is there."""
+        self._client.set_tag(run_id, FINAL_TAG, digest)
+
+    def _tag_calls(self, run_id: str, tags: Mapping[str, str]) -> Iterator[tuple[str, Call]]:
+        from mlflow.entities import RunTag
+
+        labels = [RunTag(_name(name), str(value)[:MAX_TAG_CHARS]) for name, value in tags.items()]
+        for part in _parts(labels, MAX_PARAMS):
+            yield "tags", partial(self._client.log_batch, run_id, tags=part)
 
     def is_outage(self, error: Exception) -> bool:
         """Whether MLflow could not be reached or did not work, rather than refused what it was given."""
@@ -191,10 +215,31 @@ class Store:
             return None
         return f"{self.address.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{run_id}?{TRAINING_VIEW}"
 
-    def _run_id(self, key: int | None) -> str:
-        if key not in self.run_ids:
-            raise NoRunError
-        return self.run_ids[key]
+    def is_gone(self, error: Exception) -> bool:
+        """Whether MLflow does not know the run any more, as when its store was made anew."""
+        from mlflow.exceptions import MlflowException
+
+        return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a series."""
+
+    name: str
+    step: int
+    value: float
+    time: float
+    """Seconds since the epoch."""
+
+
+def points_of(event: Event) -> list[Point]:
+    """The points that an event adds to a seed's series; none for one whose fields are damaged."""
+    try:
+        step, values = series(event)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return []
+    return [Point(name, step, value, event.time) for name, value in values.items()]
 
 
 def series(event: Event) -> tuple[int, dict[str, float]]:

@@ -30,9 +30,11 @@ from orchestrator.record import (
     log_name,
     portable,
     portable_data,
+    redacted,
     weights_name,
     without_paths,
 )
+from orchestrator.redaction import Redactor
 from orchestrator.rerun import judged_anew
 from orchestrator.seed_log import read_events, seed_log
 from orchestrator.seed_run import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
@@ -54,16 +56,25 @@ class _Run:
     data: Mapping[str, DataRecord]
 
 
-def package(folder: Path, out: Path | None = None, weights: bool = True, author: Author | None = None) -> Path:
+def package(
+    folder: Path,
+    out: Path | None = None,
+    weights: bool = True,
+    author: Author | None = None,
+    redactor: Redactor | None = None,
+) -> Path:
     """Write the package of the run in `folder` to `out` (default: `folder`/package); returns where it is.
 
-    `out` must not exist or be empty; it appears whole. Raises `ConfigError` for a run that is not finished, has no
-    program, or whose files are not those that its records describe.
+    `out` must not exist or be empty; it appears whole. Its texts are redacted; without a `redactor`, only of tokens
+    of well-known shapes. Raises `ConfigError` for a run that is not finished, has no program, whose files are not
+    those that its records describe, or whose program or weights, which stay byte for byte, hold a secret.
     """
     run = _checked(folder)
     out = (out or folder / "package").absolute()
+    redactor = redactor or Redactor.from_environment({})
     with _new_folder(out) as place:
-        _write(place, run, weights, author or Author())
+        _write(place, run, weights, author or Author(), redactor)
+        _refuse_secrets(place, run.folder, redactor)
     return out
 
 
@@ -133,25 +144,42 @@ def _data(path: Path) -> DataRecord:
 # --- files ------------------------------------------------------------------------------------------
 
 
-def _write(place: Path, run: _Run, weights: bool, author: Author) -> None:
-    result = portable(run.result)
-    job = Job.from_dict(result.job)
+def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Redactor) -> None:
+    # Before they are worked into texts: a secret in a table may be written in a way of its own.
+    result = redacted(portable(run.result), redactor, run.folder / RESULT)
+    data = {seed: redacted(record, redactor, run.folder / f"seed-{seed}" / DATA) for seed, record in run.data.items()}
+    job = Job.from_dict(result.job, where=str(run.folder / RESULT))
+
+    def write(name: str, text: str) -> None:
+        files.write_text(place / name, redactor.redact(text))
+
     first = run.folder / f"seed-{result.seeds[0].seed}"
     for name in (PROGRAM, READABLE):
         files.write_bytes(place / name, (first / name).read_bytes())
     for seed in run.result.seeds:
         own = run.folder / f"seed-{seed.seed}"
-        lines = seed_log(job, result.provenance, seed, run.data[str(seed.seed)], read_events(own / LOG))
-        files.write_text(place / log_name(seed.seed), without_paths("\n".join(lines) + "\n"))
+        lines = seed_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
+        write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
         if weights:
             files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())
-    described = json.dumps(submission(result, job, author), indent=2, ensure_ascii=False)
-    files.write_text(place / SUBMISSION, described + "\n")
-    files.write_text(place / REQUIREMENTS, requirements(result.provenance))
+    described = redactor.redact_value(submission(result, job, author))
+    files.write_text(place / SUBMISSION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+    write(REQUIREMENTS, requirements(result.provenance))
     listed = [file_entry(path) for path in sorted(place.iterdir())]
-    files.write_text(place / README, readme(result, job, run.data, listed))
+    write(README, readme(result, job, data, listed))
     entries = tuple(file_entry(path) for path in sorted(place.iterdir()))
-    records.save(Record(FORMAT, result, run.data, entries), place / RECORD)
+    records.save(Record(FORMAT, result, data, entries), place / RECORD)
+
+
+def _refuse_secrets(place: Path, folder: Path, redactor: Redactor) -> None:
+    """Raise `ConfigError` where a secret is left: in what may not be changed, or in the names of a record's fields."""
+    for path in sorted(place.iterdir()):
+        variable = redactor.variable_in(path.read_bytes())
+        if variable is not None:
+            raise ConfigError(
+                f"{folder}: {path.name} of its package would hold the value of the environment variable {variable}; "
+                "take the value out and run the job again, or unset the variable where it is no secret"
+            )
 
 
 def requirements(provenance: Mapping[str, str]) -> str:

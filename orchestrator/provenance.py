@@ -6,15 +6,21 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "ray", "mlflow", "triton", "numpy", "sentencepiece")
 
 
-def provenance() -> dict[str, str]:
-    """Commit and cleanliness of the code, versions, platform; all text, 'unknown' where it cannot be told."""
-    return {**_git(), "python": platform.python_version(), **_versions(), "platform": platform.platform()}
+def provenance(redact: Callable[[str], str] = str) -> dict[str, str]:
+    """Commit and cleanliness of the code, versions, platform; all text, 'unknown' where it cannot be told.
+
+    Every text passes through `redact` (`Redactor.redact`): a job's metadata are whatever its submitter wrote.
+    """
+    found = {**_git(), "python": platform.python_version(), **_versions(), "platform": platform.platform()}
+    return {name: redact(text) for name, text in found.items()}
 
 
 def _versions() -> dict[str, str]:
@@ -40,8 +46,17 @@ def _git() -> dict[str, str]:
             "git_commit": commit,
             "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
         }
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
-    return {"git_commit": job.get("git_commit", "unknown"), "git_dirty": job.get("git_dirty", "unknown")}
+    job = _job_metadata()
+    return {name: str(job.get(name, "unknown")) for name in ("git_commit", "git_dirty")}
+
+
+def _job_metadata() -> dict[str, Any]:
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    metadata = config.get("metadata") if isinstance(config, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _run_git(root: Path, *arguments: str) -> str | None:

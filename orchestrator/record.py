@@ -6,14 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from golf_core import files, records
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.claim import RunResult, SeedResult
+from orchestrator.redaction import Redactor
 from orchestrator.seed_run import PROGRAM, READABLE
 
+R = TypeVar("R")
 RECORD = "record.json"
 README, SUBMISSION, REQUIREMENTS = "README.md", "submission.json", "requirements.txt"
 FORMAT = 1
@@ -69,7 +71,7 @@ def load_record(folder: Path) -> Record:
     path = folder / RECORD
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; name the folder of a package, as `golf package` makes it")
-    record = records.load(Record, path)
+    record = records.load(Record, path, files.MAX_RECORD_BYTES)
     if record.format != FORMAT:
         raise ConfigError(f"{path}: format {record.format} is unknown to this version, which reads {FORMAT}")
     for file in record.files:
@@ -97,6 +99,11 @@ def portable(result: RunResult) -> RunResult:
 def portable_data(data: DataRecord) -> DataRecord:
     """A seed's data record with file names in place of paths."""
     return replace(data, path=_name(data.path), tokenizer=_name(data.tokenizer))
+
+
+def redacted(record: R, redactor: Redactor, where: Path) -> R:
+    """A result or data record without secrets in its texts; `where` it was read from, for messages."""
+    return records.from_dict(type(record), redactor.redact_value(records.to_dict(record)), where=str(where))
 
 
 def without_paths(text: str) -> str:

@@ -16,6 +16,7 @@ from golf_core.errors import ConfigError
 from golf_core.results import DataRecord, EvalResult, Score
 from orchestrator.claim import RunResult, SeedResult
 from orchestrator.record import Record, load_record, portable, weights_name
+from orchestrator.redaction import Redactor
 from orchestrator.rerun import changed_job
 from orchestrator.seed_run import DATA, PROGRAM, EarlierSeed
 from orchestrator.spec import Job
@@ -58,18 +59,23 @@ def job_of_record(record: Record, data: Path | None, tokenizer: Path | None, cha
 
 def packaged_seed(folder: Path, record: Record, seed: SeedResult) -> EarlierSeed:
     """A seed's packaged weights, for a new evaluation. Raises `ConfigError` where the package was made without."""
-    from golf_core.artifact.codec import decode
+    from golf_core.artifact.codec import decode, read_artifact
 
     name = weights_name(seed.seed)
     if not record.has(name):
         raise ConfigError(f"{folder / name}: the package was made without weights; leave out --evaluate-only")
-    artifact = (folder / name).read_bytes()
+    artifact = read_artifact(folder / name)
     decode(artifact, str(folder / name))
     return EarlierSeed(record.run.run_id, artifact, seed.train, seed.export)
 
 
 def reproduce(
-    folder: Path, evaluate_only: bool, change: Callable[[Record], Job], address: str | None, say: Callable[[str], None]
+    folder: Path,
+    evaluate_only: bool,
+    change: Callable[[Record], Job],
+    address: str | None,
+    say: Callable[[str], None],
+    redactor: Redactor | None = None,
 ) -> tuple[list[Comparison], RunResult, Path]:
     """Run the package in `folder` again; `change` makes the job of its record.
 
@@ -85,7 +91,7 @@ def reproduce(
     if unknown:
         raise ConfigError(f"--set seeds: seed {unknown[0]} is not in the package; it has {list(recorded)}")
     earlier = {seed: packaged_seed(folder, record, recorded[seed]) for seed in job.seeds} if evaluate_only else {}
-    result, place = run_job(job, address, say, earlier)
+    result, place = run_job(job, address, say, earlier, redactor)
     comparisons = []
     for seed in finished_seeds(result.seeds):
         seen = records.load(DataRecord, place / f"seed-{seed.seed}" / DATA)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from golf_core import records
 from golf_core.errors import ConfigError
+from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.records import nearest
 from orchestrator.claim import RunResult, SeedResult, judge
-from orchestrator.mlflow_run import seed_metrics
+from orchestrator.job_file import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
+from orchestrator.seed_figures import seed_metrics
 from orchestrator.seed_run import ARTIFACT, RESULT, EarlierSeed
 from orchestrator.spec import Job
 
@@ -31,16 +33,19 @@ def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
     """
     path = folder / JOB
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        values = json.loads(read_bytes(path, MAX_FILE_BYTES))
+    except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name the folder of a run, such as runs/smoke-…") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name the folder of a run") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a JSON file ({printable(str(error))})") from None
     return changed_job(values, changes, where=str(path))
 
 
 def changed_job(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Job:
     """The job that `Job.to_dict` wrote as `values`, with fields replaced as in `job_of_run`."""
+    _check_plain(values, where)
     values = copy.deepcopy(dict(values))
     for name, value in changes.items():
         node: Any = values
@@ -50,12 +55,28 @@ def changed_job(values: Mapping[str, Any], changes: Mapping[str, Any], where: st
         if not isinstance(node, dict) or parents[-1] not in node:
             raise ConfigError(f"--set {name}: the job has no such field{nearest(name, values)}")
         node[parents[-1]] = value
-    return Job.from_dict(values, where=where)
+    try:
+        return Job.from_dict(values, where=where)
+    except ConfigError as error:  # names in it are the file's: a line break or a control code is shown, not obeyed
+        lines = [line if changes or line.startswith(where) else f"{where}: {line}" for line in str(error).split("\n")]
+        raise ConfigError("\n".join(map(printable, lines))) from None
+    except (ArithmeticError, ValueError) as error:
+        raise ConfigError(f"{where}: holds a value that cannot be ({printable(str(error))})") from None
+
+
+def _check_plain(values: Any, where: str) -> None:
+    """Raise `ConfigError` for what no job can hold, before anything is made of it."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a mapping of fields, got {printable(shown(values))}")
+    if fault := size_fault(values):
+        raise ConfigError(f"{where}: {fault}")
+    if mistakes := list(unplain(values)):
+        raise all_of((where, *mistake) for mistake in mistakes)
 
 
 def judged_anew(folder: Path) -> RunResult:
     """The result of a finished run, with the claim computed again from its job and its seeds' results."""
-    result = records.load(RunResult, folder / RESULT)
+    result = records.load(RunResult, folder / RESULT, MAX_RECORD_BYTES)
     return replace(result, claim=judge(Job.from_dict(result.job, where=str(folder / RESULT)), result.seeds))
 
 
@@ -69,13 +90,12 @@ def seed_frame(result: RunResult) -> pandas.DataFrame:
 
 def earlier_seed(folder: Path, seed: int) -> EarlierSeed:
     """What a seed's `folder` holds. Raises a `UserError` when there is no artifact, or none that can be read."""
-    from golf_core.artifact.codec import decode
+    from golf_core.artifact.codec import decode, read_artifact
 
     path = folder / ARTIFACT
-    try:
-        artifact = path.read_bytes()
-    except OSError:
-        raise ConfigError(f"{path}: missing; seed {seed} of that run left no artifact to evaluate") from None
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; seed {seed} of that run left no artifact to evaluate")
+    artifact = read_artifact(path)
     decode(artifact, str(path))  # refuse a damaged one before any rank is started
     result = records.load(SeedResult, path.with_name(RESULT))
     return EarlierSeed(folder.resolve().parent.name, artifact, result.train, result.export)

@@ -11,7 +11,9 @@ from golf_core import records
 from golf_core.errors import ConfigError, GolfError
 from golf_core.files import sha256
 from orchestrator.claim import Attempt, SeedResult
-from orchestrator.ledger import Entry, read_ledger
+from orchestrator.job_file import printable
+from orchestrator.ledger import LEDGER, Entry, read_ledger
+from orchestrator.ledger_figures import figures_in
 from orchestrator.rerun import job_of_run
 from orchestrator.seed_log import read_events
 from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, waiting_result
@@ -45,6 +47,8 @@ def remains_of(folder: Path) -> Remains:
         raise ConfigError(f"{folder}: its ledger does not say that it was ever started; run the job anew")
     notes: list[str] = []
     artifacts_of = starts[0].fields.get("artifacts_of")
+    if artifacts_of is not None and not (isinstance(artifacts_of, str) and artifacts_of.isprintable()):
+        raise ConfigError(f"{folder / LEDGER}: its first entry is damaged (artifacts_of); run the job anew")
     seeds = {
         seed: _seed_remains(folder / f"seed-{seed}", seed, entries, bool(artifacts_of), notes) for seed in job.seeds
     }
@@ -53,7 +57,7 @@ def remains_of(folder: Path) -> Remains:
         job=job,
         started=starts[0].time,
         attempt=len(starts),
-        artifacts_of=str(artifacts_of) if artifacts_of else None,
+        artifacts_of=artifacts_of or None,
         seeds=seeds,
         notes=tuple(notes),
     )
@@ -61,7 +65,7 @@ def remains_of(folder: Path) -> Remains:
 
 def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: bool, notes: list[str]) -> SeedResult:
     """The seed's result with the figures of whole stages alone, and all attempts that did not end well."""
-    result = _recorded(place / RESULT, seed, notes)
+    result = _recorded(place / RESULT, seed, entries, notes)
     damaged = _damaged_stages(place, seed, entries)
     export = adopted or (result.export is not None and "export" not in damaged)
     # An artifact that is whole needs its checkpoint no more.
@@ -76,19 +80,20 @@ def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: boo
             )
     if result.status == "finished" and (evaluate is None or (result.audit is not None and audit is None)):
         kept = replace(kept, status="failed", error="not finished")
-    attempts = _attempts(place, seed, entries, result.attempts)
+    attempts = attempts_of(place, seed, entries, result.attempts)
     started = next((e.time for e in entries if e.kind == "seed_started" and e.fields.get("seed") == seed), None)
     return replace(kept, attempts=attempts, started=started or result.started)
 
 
-def _recorded(path: Path, seed: int, notes: list[str]) -> SeedResult:
-    if not path.exists():
-        return waiting_result(seed)
+def _recorded(path: Path, seed: int, entries: Sequence[Entry], notes: list[str]) -> SeedResult:
+    """The seed's result; where that is gone or damaged, what the ledger has of it."""
     try:
         result = records.load(SeedResult, path)
     except GolfError as error:
-        notes.append(f"seed {seed}: begins anew: {error}")
-        return waiting_result(seed)
+        found = figures_in(entries, seed, None, notes)
+        if found:
+            notes.append(f"seed {seed}: its figures are taken from the ledger: {printable(str(error))}")
+        return replace(waiting_result(seed), error="interrupted", **found)
     if result.seed != seed:
         raise ConfigError(f"{path}: is of seed {result.seed}, in the folder of seed {seed}; put it where it belongs")
     return result
@@ -106,7 +111,9 @@ def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[st
         if not ends:
             damaged[stage] = "the ledger does not say that it ended"
             continue
-        expected = ends[-1].fields.get("files") or {}
+        expected = ends[-1].fields.get("files")
+        if not isinstance(expected, dict):
+            expected = {}
         for name in names:
             path = place / name
             if not path.is_file():
@@ -116,7 +123,7 @@ def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[st
     return damaged
 
 
-def _attempts(place: Path, seed: int, entries: Sequence[Entry], recorded: Sequence[Attempt]) -> tuple[Attempt, ...]:
+def attempts_of(place: Path, seed: int, entries: Sequence[Entry], recorded: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """The recorded attempts, and those that ended without a word."""
     found: dict[int, Attempt] = dict(enumerate(recorded, start=1))
     of_seed = [entry for entry in entries if entry.fields.get("seed") == seed]
@@ -129,11 +136,11 @@ def _attempts(place: Path, seed: int, entries: Sequence[Entry], recorded: Sequen
         if end is not None and end.fields.get("status") == "finished":
             continue
         if end is not None:
-            known = [str(end.fields.get(name, "unknown")) for name in ("stage", "failure", "error")]
+            known = [printable(str(end.fields.get(name, "unknown"))) for name in ("stage", "failure", "error")]
             found[number] = Attempt(entry.time, end.time, known[0], known[1], known[2])
             continue
-        done = [e.fields.get("stage") for e in rest if e.kind == "stage_finished"]
         stages = list(STAGE_FILES)
+        done = [e.fields.get("stage") for e in rest if e.kind == "stage_finished" and e.fields.get("stage") in stages]
         stage = stages[min(stages.index(str(done[-1])) + 1, len(stages) - 1)] if done else "train"
         last = _last_sign(place, entry.time)
         found[number] = Attempt(entry.time, last, stage, "unknown", "the driver ended without a word")

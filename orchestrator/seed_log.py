@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from golf_core.errors import ConfigError
 from golf_core.events import Event
+from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.plain_log import config_lines, event_line, named, result_lines
 from golf_core.results import DataRecord
 from orchestrator.claim import SeedResult
+from orchestrator.job_file import printable
 from orchestrator.spec import Job
 
 
@@ -18,14 +22,21 @@ def read_events(path: Path) -> list[Event]:
     """The events that a seed's log.jsonl holds. Raises `ConfigError` naming the file and line."""
     events = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_bytes(path, MAX_RECORD_BYTES).decode("utf-8").splitlines()
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ConfigError(f"{path}: {error.strerror}, so it is no seed's log; is this a run's folder?") from None
+        raise ConfigError(f"{path}: missing or not text; the run's folder must hold each seed's log") from None
+    except UnicodeDecodeError:
         raise ConfigError(f"{path}: missing or not text; the run's folder must hold each seed's log") from None
     for number, line in enumerate(lines, start=1):
         try:
             fields = json.loads(line)
-            events.append(Event(kind=fields.pop("kind"), time=float(fields.pop("time")), fields=fields))
-        except (ValueError, LookupError, TypeError, AttributeError):
+            event = Event(kind=fields.pop("kind"), time=float(fields.pop("time")), fields=fields)
+            if not isinstance(event.kind, str) or not math.isfinite(event.time):
+                raise TypeError
+            events.append(event)
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
             raise ConfigError(f"{path}: line {number} is not an event; the log is damaged") from None
     return events
 
@@ -45,8 +56,10 @@ def seed_log(
     for event in events:
         try:
             yield f"time:{event.time - events[0].time:.3f} {event_line(event)}"
-        except LookupError:
-            raise ConfigError(f"the log of seed {seed.seed} holds a '{event.kind}' without its fields") from None
+        except (LookupError, RecursionError):
+            raise ConfigError(
+                f"the log of seed {seed.seed} holds a '{printable(event.kind)}' without its fields"
+            ) from None
     yield from result_lines(seed.train, seed.export, seed.evaluate)
     yield (
         f"bytes weights:{seed.export.weight_bytes} code:{seed.export.code_bytes} total:{seed.export.total_bytes} "

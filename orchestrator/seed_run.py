@@ -17,13 +17,16 @@ from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_bytes, write_text
 from golf_core.results import AuditRecord, DataRecord, EvalResult, ExportResult, TrainResult
+from golf_core.train.snapshot import is_whole
 from orchestrator.claim import Attempt, SeedResult
 from orchestrator.failures import kind_of
 from orchestrator.gang import Gang, Placement, describe_hardware, start_gang
 from orchestrator.ledger import Ledger
+from orchestrator.ledger_figures import figures_of
 from orchestrator.limits import PhaseLimits, phase_limits
 from orchestrator.preflight.findings import Preflight, sentence
 from orchestrator.preflight.on_rank import DRY_STEPS, judge_ranks, request_of
+from orchestrator.redaction import Redactor
 from orchestrator.spec import Job
 
 # Names of the files in a seed's folder; the stages give them the same names.
@@ -31,6 +34,8 @@ ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
 READABLE = "train_gpt_readable.py"
 LOG, RESULT, DATA, AUDIT = "log.jsonl", "result.json", "data.json", "audit.json"
 PREFLIGHT = "preflight.json"
+SNAPSHOT = "snapshot.bin"
+SNAPSHOT_WAIT_S = 30.0
 
 STAGE_FILES = {"train": (CHECKPOINT,), "export": (ARTIFACT, PROGRAM, READABLE), "evaluate": (), "audit": (AUDIT,)}
 """The stages in order, and what each leaves in the seed's folder."""
@@ -60,6 +65,8 @@ class SeedRun:
     on_event: Callable[[int, Event], None]
     hardware: str = ""
     data: DataRecord | None = None
+    redactor: Redactor = field(default_factory=lambda: Redactor.from_environment({}))
+    """Keeps secrets out of what is written down."""
     rehearse: bool = False
     """Rehearse on the gang before the first step that counts: a budget that cannot be kept is refused cheaply."""
     adopted: bool = False
@@ -79,6 +86,8 @@ class SeedRun:
         self.adopted = True
         write_bytes(self.folder / ARTIFACT, earlier.artifact)
         self.result = replace(self.result, train=earlier.train, export=earlier.export)
+        figures = {stage: figures_of(self.result, stage) for stage in ("train", "export")}
+        self.ledger.append("seed_adopted", seed=self.result.seed, figures=figures)
 
     def _missing(self) -> list[str]:
         """The stages that still have to be run, in order."""
@@ -106,16 +115,16 @@ class SeedRun:
         except GolfError as error:
             failure = error
             self.mistake = error if isinstance(error, UserError) else None
-            self.result = replace(self.result, status="failed", error=str(error))
+            self.result = replace(self.result, status="failed", error=self.redactor.redact(str(error)))
         except OSError as error:
             failure = RunError(f"{error.filename or self.folder}: {error.strerror}; make room or mend it, and resume")
             self.result = replace(self.result, status="failed", error=str(failure))
         except Exception as error:  # a bug of ours, or of a library: keep the traceback, report a sentence
             failure = error
             sentence = f"unexpected {type(error).__name__}: {error}; see {self.folder / 'traceback.txt'}"
-            self.result = replace(self.result, status="failed", error=sentence)
+            self.result = replace(self.result, status="failed", error=self.redactor.redact(sentence))
             with contextlib.suppress(OSError):
-                write_text(self.folder / "traceback.txt", traceback.format_exc())
+                write_text(self.folder / "traceback.txt", self.redactor.redact(traceback.format_exc()))
         self._end(placement, failure, began)
         return self.result
 
@@ -171,9 +180,13 @@ class SeedRun:
             stages[stage](self._gang)
             # What a seed has reached has left its node, and is on disk, before the next stage begins.
             records.save(self.result, self.folder / RESULT)
-            files = {name: sha256(self.folder / name) for name in STAGE_FILES[stage]}
             self.ledger.append(
-                "stage_finished", seed=self.result.seed, stage=stage, seconds=time.time() - began, files=files
+                "stage_finished",
+                seed=self.result.seed,
+                stage=stage,
+                seconds=time.time() - began,
+                files={name: sha256(self.folder / name) for name in STAGE_FILES[stage]},
+                figures=figures_of(self.result, stage),
             )
 
     def _preflight(self, gang: Gang, data: dict[str, Any] | None) -> None:
@@ -187,8 +200,21 @@ class SeedRun:
         found.refuse_errors()
 
     def _train(self, gang: Gang) -> None:
-        trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=self._relay)[0]
+        snapshot = self.folder / SNAPSHOT
+        if self.job.config.train.snapshot_seconds is not None and snapshot.exists():
+            if is_whole(snapshot):
+                self._place(gang, SNAPSHOT)
+            else:
+                self._note(f"{snapshot} is damaged: training begins anew")
+
+        def on_event(event: Event) -> None:
+            self._relay(event)
+            if "snapshot_step" in event.fields:
+                self._keep_snapshot(gang)
+
+        trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=on_event)[0]
         self._fetch(gang, CHECKPOINT)
+        snapshot.unlink(missing_ok=True)
         self.result = replace(self.result, train=records.from_dict(TrainResult, trained))
 
     def _export(self, gang: Gang) -> None:
@@ -211,6 +237,15 @@ class SeedRun:
         self._fetch(gang, AUDIT)
         self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
 
+    def _keep_snapshot(self, gang: Gang) -> None:
+        """Take the latest snapshot off the node. Training goes on without, if that cannot be done."""
+        content = gang.glance(SNAPSHOT, SNAPSHOT_WAIT_S)
+        try:
+            if content is not None:
+                write_bytes(self.folder / SNAPSHOT, content)
+        except OSError as error:
+            self._note(f"warning: the snapshot is not kept here: {error.strerror}")
+
     def _fetch(self, gang: Gang, name: str) -> None:
         write_bytes(self.folder / name, gang.call_first("fetch", name, limit_s=self._limits.transfer))
         self._on_gang.add(name)
@@ -224,6 +259,7 @@ class SeedRun:
 
     def _relay(self, event: Event) -> None:
         assert self._log is not None
+        event = Event(event.kind, self.redactor.redact_value(event.fields), event.time)
         self._log(event)
         self.on_event(self.result.seed, event)
 

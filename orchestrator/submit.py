@@ -51,8 +51,9 @@ class Plan:
 def job_metadata(job: Job) -> dict[str, str]:
     """What tells afterwards which job this was, and of which code; all plain text."""
     from orchestrator.provenance import provenance
+    from orchestrator.redaction import Redactor
 
-    origin = provenance()
+    origin = provenance(Redactor.from_environment(os.environ).redact)
     return {
         "job_name": job.name,
         "job_sha256": job.digest,

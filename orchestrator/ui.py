@@ -48,17 +48,17 @@ def serve(uri: str, port: int | None, host: str = "127.0.0.1") -> None:
     with (
         tempfile.TemporaryFile() as log,
         _interruptible(),
-        _server(uri, host, port, log) as server,
+        server_process(uri, host, port, log) as server,
         suppress(KeyboardInterrupt),
     ):
-        _wait_until_healthy(server, address, log)
+        wait_until_healthy(server, address, log)
         _say(f"MLflow: {address}{_runs_page(file)}   (Ctrl-C ends it)")
         server.wait()
         raise RunError(f"MLflow ended by itself: {_last_line(log)}")
 
 
 @contextmanager
-def _server(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def server_process(uri: str, host: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The server as a process group of its own, which is gone when the block is left."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
@@ -134,7 +134,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+def wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of this machine
     while time.monotonic() < deadline:

@@ -120,11 +120,18 @@ class Rank:
         return check_rank(to_dict(self._config), data, self._ranks, request)
 
     def train(self, seed: int) -> dict[str, Any]:
-        """The training stage; leaves the checkpoint in rank 0's folder."""
+        """The training stage; leaves the checkpoint in rank 0's folder.
+
+        It goes on from the snapshot in that folder, where there is one and the job asks for snapshots.
+        """
         from golf_core.stages import train_stage
+        from golf_core.train.snapshot import Snapshots, latest_snapshot
 
         out = self._folder
-        return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener))
+        resumes = self._rank == 0 and self._config.train.snapshot_seconds is not None
+        resume = latest_snapshot(out) if resumes else None
+        keeper = Snapshots(out, self._config, self._ranks, seed, resume)
+        return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener, keeper))
 
     def export(self) -> dict[str, Any] | None:
         """The export stage; rank 0 returns the figures and holds the artifact and both forms of the program."""
@@ -176,6 +183,11 @@ class Rank:
     def fetch(self, name: str) -> bytes:
         """The bytes of a file in this rank's folder."""
         return self.path(name).read_bytes()
+
+    def glance(self, name: str) -> bytes | None:
+        """The same while a stage runs; None where there is no such file yet."""
+        path = self.path(name)
+        return path.read_bytes() if path.exists() else None
 
     def place(self, name: str, content: bytes) -> None:
         """Put a file that an earlier attempt left into this rank's folder."""

@@ -15,11 +15,13 @@ from golf_core.artifact.packed import PACKED_MAGIC, decode_packed
 from golf_core.artifact.quantize import Quantized
 from golf_core.config import ModelConfig
 from golf_core.errors import ArtifactError
+from golf_core.files import read_bytes
 from golf_core.model.gpt import GPT, expected_shapes, model_from
 
 MAGIC = b"GOLFART1"
 # A bound against files made to exhaust memory: a cap of 16 MB cannot hold more than this sensibly.
-MAX_UNPACKED = 512 * 1024 * 1024
+MAX_UNPACKED = 256 * 1024 * 1024
+MAX_FILE = 64 * 1024 * 1024
 
 
 def encode(model: ModelConfig, tensors: dict[str, Quantized], preset: int) -> bytes:
@@ -48,14 +50,21 @@ def decode(data: bytes, where: str) -> tuple[ModelConfig, dict[str, Quantized]]:
     return model, tensors
 
 
-def load_artifact(path: Path) -> GPT:
-    """The model that an artifact holds, in float32 on the CPU."""
+def read_artifact(path: Path) -> bytes:
+    """The bytes of an artifact's file. Raises `ArtifactError` where there is none of a size that one can have."""
     try:
-        data = path.read_bytes()
+        return read_bytes(path, MAX_FILE)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); name an artifact file (model.golf)") from None
-    config, tensors = decode(data, str(path))
-    expected = expected_shapes(config)
+
+
+def load_artifact(path: Path) -> GPT:
+    """The model that an artifact holds, in float32 on the CPU. Raises `ArtifactError`."""
+    config, tensors = decode(read_artifact(path), str(path))
+    try:
+        expected = expected_shapes(config)
+    except (RuntimeError, ValueError, ArithmeticError):
+        raise ArtifactError(f"{path}: its header describes no model that can be built; export it again") from None
     found = {name: tuple(tensor.values.shape) for name, tensor in tensors.items()}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

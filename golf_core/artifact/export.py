@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,15 +12,18 @@ import torch
 from golf_core.artifact.fit import fit
 from golf_core.artifact.program.generate import program_bytes
 from golf_core.artifact.report import bits_per_weight, bytes_by_group, zero_share
+from golf_core.artifact.saved import check_tensors, load_saved
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.errors import ArtifactError
-from golf_core.files import atomic_writer, sha256, write_bytes
+from golf_core.files import atomic_writer, read_bytes, sha256, write_bytes
 from golf_core.model.gpt import GPT, expected_shapes, model_from
 from golf_core.results import ExportResult
 
 ARTIFACT_NAME = "model.golf"
 PROGRAM_NAME = "train_gpt.py"
 CHECKPOINT_NAME = "checkpoint.pt"
+CHECKPOINT_ROOM = 16 * 1024 * 1024
+"""Bytes that a checkpoint may have beside its values in float64."""
 
 
 def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
@@ -63,19 +67,14 @@ def load_checkpoint(path: Path, config: ModelConfig) -> GPT:
 
     Loaded as data only (`weights_only`): a file that holds code is refused. Raises `ArtifactError`.
     """
+    expected = expected_shapes(config)
+    most = CHECKPOINT_ROOM + 8 * sum(map(math.prod, expected.values()))
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        data = read_bytes(path, most)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; name a checkpoint (a state dict saved by torch)") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path}: not a checkpoint that holds weights alone ({reason})") from None
-    expected = expected_shapes(config)
-    found = {name: tuple(v.shape) for name, v in weights.items()} if isinstance(weights, dict) else {}
-    if expected != found:
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    except OSError as error:
         raise ArtifactError(
-            f"{path}: its tensors do not fit the configured model (first: {differing[0]}, "
-            f"found {found.get(differing[0])}, expected {expected.get(differing[0])})"
-        )
-    return model_from(config, weights)
+            f"{path}: cannot be read ({error.strerror}); name a checkpoint of the configured model"
+        ) from None
+    return model_from(config, check_tensors(load_saved(data, str(path)), expected, str(path)))

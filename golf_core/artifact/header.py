@@ -16,10 +16,15 @@ import torch
 from golf_core.artifact.quantize import Kind, Quantized
 from golf_core.config import ModelConfig
 from golf_core.errors import ArtifactError, ConfigError
-from golf_core.records import from_dict, to_dict
+from golf_core.records import from_dict, parse, printable, to_dict
 
 MAX_HEADER = 4 * 1024 * 1024
 DECODER_MEMORY = 256 * 1024 * 1024
+MAX_LAYERS = 256
+MAX_WIDTH = 1 << 20
+MAX_TENSORS = 16_384
+MAX_VALUES = 1 << 60
+"""Of an empty tensor with its zeros left out, so that its bytes are a 64-bit number."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,37 @@ def read_header(raw: bytes, offset: int, kinds: tuple[Kind, ...], where: str) ->
     if length > min(MAX_HEADER, len(raw) - start):
         raise ArtifactError(f"{where}: claims a header of {length} bytes, more than it holds")
     try:
-        header = json.loads(raw[start : start + length])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise ArtifactError(f"{where}: its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise ArtifactError(f"{where}: its header is not a mapping")
-    try:
+        header = parse(raw[start : start + length])
         model = from_dict(ModelConfig, header["model"], "model")
-        entries = [Entry(str(t["name"]), t["kind"], tuple(int(n) for n in t["shape"])) for t in header["tensors"]]
-    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
-        raise ArtifactError(f"{where}: its header does not describe a model ({error})") from None
+        check_sizes(model)
+        entries = [Entry(printable(t["name"], 200), t["kind"], tuple(t["shape"])) for t in header["tensors"]]
+    except (LookupError, TypeError, ValueError, ArithmeticError, ConfigError) as error:
+        raise ArtifactError(f"{where}: its header does not describe a model ({printable(error, 200)})") from None
+    if len({entry.name for entry in entries}) != len(entries) or len(entries) > MAX_TENSORS:
+        raise ArtifactError(f"{where}: its tensors do not fill it (one is named twice, or too many); export it again")
     for entry in entries:
-        if entry.kind not in kinds or any(n < 0 for n in entry.shape) or len(entry.shape) > 4:
+        if entry.kind not in kinds or not _is_shape(entry.shape):
             raise ArtifactError(f"{where}: tensor '{entry.name}' has an unknown kind or shape")
         if entry.kind != "float16" and len(entry.shape) != 2:
             raise ArtifactError(f"{where}: tensor '{entry.name}' is {entry.kind} but not a matrix")
     return model, entries, start + length
+
+
+def check_sizes(model: ModelConfig) -> None:
+    """Raise `ConfigError` for sizes that no model has: building its outline alone would not end."""
+    for name, value in to_dict(model).items():
+        most = MAX_LAYERS if name in ("num_layers", "mlp_mult", "xsa_last_n") else MAX_WIDTH
+        if isinstance(value, int) and not (0 if name == "xsa_last_n" else 1) <= value <= most:
+            raise ConfigError(f"model.{name}: {value} is not in 1..{most}")
+        if value is None or (isinstance(value, list) and len(set(value)) != len(value)):
+            raise ConfigError(f"model.{name}: not finite, or names a block twice")
+
+
+def _is_shape(shape: tuple[object, ...]) -> bool:
+    sizes = [n for n in shape if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    # A size of zero hides the others from a product, but not from numpy.
+    fits = 0 not in sizes or math.prod(max(n, 1) for n in sizes) <= MAX_VALUES
+    return fits and len(sizes) == len(shape) <= 4
 
 
 def read_array(raw: bytes, offset: int, dtype: str, shape: tuple[int, ...], where: str) -> tuple[torch.Tensor, int]:

@@ -162,15 +162,19 @@ def _read_tables(blob: bytes) -> tuple[NDArray[np.int64], int]:
     if not decoder.eof or decoder.unused_data:
         raise DamagedError("its tables are damaged")
     table = np.zeros((MAX_CONTEXTS, TOTAL), np.int64)
-    at = 0
+    at, last = 0, -1
     while at < len(data):
         if at + 5 > len(data):
             raise DamagedError("a table is cut short")
         context, first, size = struct.unpack_from("<BHH", data, at)
         codes = np.frombuffer(data, np.uint8)[at + 5 : at + 5 + size]
         at += 5 + size
-        if context >= MAX_CONTEXTS or first + size > 2 * MAX_SYMBOL + 1 or codes.size != size or not codes.any():
+        # Each context once, in order: thousands of tables for one context would take minutes.
+        if not last < context < MAX_CONTEXTS or first + size > 2 * MAX_SYMBOL + 1 or codes.size != size:
             raise DamagedError("a table is not one")
+        if not codes.any():
+            raise DamagedError("a table is empty")
+        last = context
         table[context] = _entries(_normalized(codes), first - MAX_SYMBOL)
     return table, offset
 

@@ -63,9 +63,17 @@ class _Inspected:
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a data folder. Raises `DataError` when it is missing or damaged."""
     try:
-        return records.load(Manifest, folder / MANIFEST)
-    except (ConfigError, OSError) as error:
+        manifest = records.load(Manifest, folder / MANIFEST)
+    except ConfigError as error:
         raise DataError(f"{error}; the manifest is damaged, so export the data again") from None
+    for name in (manifest.tokenizer, *(shard.file for shard in manifest.shards)):
+        # Joined to a folder, such a name would leave it.
+        if name in ("", ".", "..") or "/" in name or "\0" in name or not name.isprintable():
+            raise DataError(
+                f"{folder / MANIFEST}: '{records.printable(name)}' is not the name of a file in its folder; "
+                "the manifest is damaged, so export the data again"
+            )
+    return manifest
 
 
 def check_data(folder: Path, tokenizer: Path, vocab_size: int, seq_len: int) -> DataRecord:

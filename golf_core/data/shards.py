@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf_core.errors import DataError
-from golf_core.files import atomic_writer
+from golf_core.files import atomic_writer, open_plain
 
 MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 256 * 4
 TOKEN_BYTES = 2
+MAX_VALIDATION_TOKENS = 1 << 30
 
 Tokens = NDArray[np.uint16]
 
@@ -42,13 +44,16 @@ def read_shard(path: Path) -> Tokens:
     Raises `DataError` when the file is missing, is not a shard, or its size is not what its header says.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
             header = np.frombuffer(file.read(HEADER_BYTES), dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     count = _token_count(path, header, size)
-    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    try:
+        return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    except (OSError, ValueError):
+        raise DataError(f"{path}: cannot be mapped into memory; free some, or export the shard again") from None
 
 
 def train_shards(folder: Path) -> list[Path]:
@@ -106,6 +111,12 @@ def validation_tokens(folder: Path, seq_len: int) -> Tokens:
     Returns uint16 [k·seq_len + 1] with the largest possible k. Raises `DataError` if k would be 0.
     """
     shards = [read_shard(path) for path in val_shards(folder)]
+    # Files with holes claim any number without taking a disk's space.
+    if sum(map(len, shards)) > MAX_VALIDATION_TOKENS:
+        raise DataError(
+            f"{folder}: the validation shards hold more than {MAX_VALIDATION_TOKENS:,} tokens, which are not read "
+            "into memory; move some away"
+        )
     rows = (sum(map(len, shards)) - 1) // seq_len
     if rows < 1:
         raise DataError(

@@ -10,11 +10,15 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from golf_core.errors import DataError
+from golf_core.files import read_bytes
 
 BOS = 1
 """Begins every document in the challenge's shards."""
 SPACE = "▁"
 """SentencePiece's stand-in for a space."""
+MAX_MODEL = 64 * 1024 * 1024
+MAX_PIECE = 1024
+"""Bytes of a piece; the counts of bytes are 16-bit."""
 
 
 def load_tokenizer(path: Path, vocab_size: int | None = None) -> sentencepiece.SentencePieceProcessor:
@@ -24,17 +28,19 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> sentencepiece.S
     (None: any number will do).
     """
     try:
-        model = path.read_bytes()
+        model = read_bytes(path, MAX_MODEL)
     except OSError as error:
         raise DataError(f"{path}: the tokenizer cannot be read ({error.strerror}); check the path") from None
     processor = sentencepiece.SentencePieceProcessor()
     try:
         sound = bool(model) and processor.LoadFromSerializedProto(model) and processor.get_piece_size() > 0
-    except RuntimeError:
+        pieces = processor.get_piece_size()
+        # A piece that is not UTF-8 fails here rather than where it is first used.
+        sound = sound and all(len(processor.id_to_piece(i).encode("utf-8")) <= MAX_PIECE for i in range(pieces))
+    except (RuntimeError, ValueError, LookupError, MemoryError):
         sound = False
     if not sound:
         raise DataError(f"{path}: not a SentencePiece model; name the .model file that the data was made with")
-    pieces = processor.get_piece_size()
     if vocab_size is not None and pieces != vocab_size:
         raise DataError(
             f"{path}: the tokenizer has {pieces} pieces but the model's vocab_size is {vocab_size}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 
 import torch
 
@@ -28,6 +29,16 @@ class TrainingClock:
         self._elapsed = 0.0
         self._resumed: float | None = None
         self._last_mark = 0.0
+
+    @property
+    def step_seconds(self) -> tuple[float, ...]:
+        """How long the most recent steps took."""
+        return tuple(self._durations)
+
+    def carry_on(self, elapsed_s: float, step_seconds: Iterable[float]) -> None:
+        """Stand where another clock stood when it was stopped. This one must not be running."""
+        self._elapsed = self._last_mark = elapsed_s
+        self._durations.extend(step_seconds)
 
     def start(self) -> None:
         """Start the clock, or set it going again after `stop`."""

@@ -25,6 +25,7 @@ from golf_core.text import ValidationText
 from golf_core.train.clock import TrainingClock
 from golf_core.train.optimizers import Optimizers, WeightAverage
 from golf_core.train.schedule import lr_factor, qat_temperature
+from golf_core.train.state import Keeper, Progress, TrainState, load_tensors, random_states, set_random_states
 
 REMEDY = "lower the learning rates or check the data"
 DIVERGED = 3.0
@@ -38,10 +39,14 @@ class Pace:
     elapsed_s: float
     lr_factor: float
     go_on: bool
+    keep: bool
 
 
 class Trainer:
-    """One training run on this rank. `run()` leaves the averaged weights in `model`."""
+    """One training run on this rank. `run()` leaves the averaged weights in `model`.
+
+    With a `keeper` its state is kept now and then, and it begins with the state that was kept, if any.
+    """
 
     def __init__(
         self,
@@ -51,13 +56,14 @@ class Trainer:
         ranks: Ranks,
         seed: int,
         listener: Listener = ignore,
+        keeper: Keeper | None = None,
     ) -> None:
         if ranks.world_size > config.train.micro_batches:
             raise ConfigError(
                 f"train.micro_batches: {config.train.micro_batches} spans cannot feed {ranks.world_size} ranks"
             )
         self.config, self.train_config, self.ranks, self.seed = config, config.train, ranks, seed
-        self._stream, self._text = stream, text
+        self._stream, self._text, self._keeper = stream, text, keeper
         self._emit = listener if ranks.is_first else ignore
         torch.manual_seed(seed)
         self.model = GPT(config.model).to(ranks.device)
@@ -68,14 +74,19 @@ class Trainer:
         self._qat_onset: int | None = None
         self._clock = TrainingClock(ranks)
         self._validation_s = 0.0
+        self._resumed_at: tuple[int, ...] = ()
 
     def run(self) -> TrainResult:
         """Train and return the stage's figures. Raises `NumericsError` when the loss diverges."""
+        # Read before the warm-up: a snapshot that cannot be used is told at once.
+        kept = None if self._keeper is None else self._keeper.kept(self._stream)
         warmup_s = self._warm_up()
         average = WeightAverage(self.model, self.train_config.ema_decay)
         self._emit(Event("phase_started", {"phase": "train", "total": self.train_config.iterations}))
+        begin, loss = (0, math.nan) if kept is None else self._resume(kept, average)
+        del kept  # as large as all that training holds
         self._clock.start()
-        step, loss = self._steps(average)
+        step, loss = self._steps(average, begin, loss)
         average.apply()
         train_s = self._clock.stop()
         self.model.set_qat_temperature(None)
@@ -97,17 +108,24 @@ class Trainer:
             val_bpb=score.bpb,
             qat_onset_step=self._qat_onset,
             peak_memory_mib=self.ranks.largest(peak_memory_mib(self.ranks.device)),
+            resumed_at_steps=self._resumed_at,
         )
         figures = {"steps": step, "val_loss": score.nats_per_token, "val_bpb": score.bpb}
         self._emit(Event("phase_finished", {"phase": "train", "seconds": train_s, **figures}))
         return result
 
-    def _steps(self, average: WeightAverage) -> tuple[int, float]:
-        """All steps on the clock; returns how many and the last loss."""
-        step, pending = 0, None
-        loss = torch.tensor(math.nan)
+    def _steps(self, average: WeightAverage, begin: int, last: float) -> tuple[int, float]:
+        """All steps on the clock after the first `begin`, whose last loss is `last`; returns the same of them all."""
+        step, pending = begin, None
+        loss = torch.tensor(last)
         while step < self.train_config.iterations:
             pace = self._agree_on_pace(step)
+            if pace.keep and pace.go_on and step > begin:
+                if pending is not None:
+                    self._report(*pending)
+                    pending = None
+                self._keep_off_the_clock(step, loss, average)
+                pace = self._agree_on_pace(step)
             if not pace.go_on:
                 break
             self._switch_qat(step, pace.lr_factor)
@@ -128,6 +146,48 @@ class Trainer:
         last = float(loss)
         self._check_finite(step, last)
         return step, last
+
+    def _resume(self, kept: TrainState, average: WeightAverage) -> tuple[int, float]:
+        """Put everything where `kept` has it; returns the steps that are done and the last loss."""
+        live = self._tensors(average)
+        load_tensors(live, kept.tensors)
+        set_random_states(live, self.ranks.device)
+        progress = kept.progress
+        self._clock.carry_on(progress.elapsed_s, progress.step_seconds)
+        self._stream.skip(progress.stream_position - self._stream.position)
+        self._validation_s = progress.validation_s
+        self._resumed_at = (*progress.resumed_at, progress.step)
+        self._qat_onset = progress.qat_onset
+        if self._qat_onset is not None:
+            self.model.set_qat_temperature(self._temperature)
+        message = f"resumed at step {progress.step}, {progress.elapsed_s:.1f} s on the clock"
+        self._emit(Event("note", {"message": message}))
+        return progress.step, progress.loss
+
+    def _keep_off_the_clock(self, step: int, loss_tensor: Tensor, average: WeightAverage) -> None:
+        assert self._keeper is not None
+        elapsed = self._clock.stop()
+        loss = float(loss_tensor)
+        # What has diverged is not worth going back to.
+        self._check_finite(step, loss)
+        progress = Progress(
+            step=step,
+            elapsed_s=elapsed,
+            step_seconds=self._clock.step_seconds,
+            loss=loss,
+            qat_onset=self._qat_onset,
+            validation_s=self._validation_s,
+            stream_position=self._stream.position,
+            resumed_at=self._resumed_at,
+        )
+        message = self._keeper.keep(TrainState(progress, self._tensors(average)), self._stream)
+        self._emit(Event("note", {"message": message, "snapshot_step": step}))
+        self._clock.start()
+
+    def _tensors(self, average: WeightAverage) -> dict[str, Tensor]:
+        """All tensors that training goes on from, live. Gradients are made anew by every step."""
+        weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return weights | self._optimizers.tensors() | average.tensors() | random_states(self.ranks.device)
 
     def _warm_up(self) -> float:
         """Run steps to compile all that will run on the clock, then put everything back."""
@@ -186,8 +246,9 @@ class Trainer:
         budget = self.train_config.wallclock_seconds
         go_on = budget is None or self._clock.fits_another(budget, elapsed)
         factor = lr_factor(self.train_config, step, elapsed)
-        elapsed, factor, flag = self.ranks.agree([elapsed, factor, float(go_on)])
-        return Pace(elapsed, factor, bool(flag))
+        keep = self._keeper is not None and self._keeper.due()
+        elapsed, factor, go, keeps = self.ranks.agree([elapsed, factor, float(go_on), float(keep)])
+        return Pace(elapsed, factor, bool(go), bool(keeps))
 
     def _switch_qat(self, step: int, factor: float) -> None:
         if self._qat_onset is None:

@@ -43,6 +43,10 @@ class Muon:
             (group, torch.zeros(len(group), *shape, device=ranks.device)) for shape, group in by_shape.items()
         ]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The momentum of each group of matrices [n, rows, cols], live; the same on all ranks."""
+        return {f"muon.{index}": buffer for index, (_, buffer) in enumerate(self._groups)}
+
     @torch.no_grad()
     def step(self, lr: float, momentum: float) -> None:
         """One update from the parameters' gradients, which must be the same on all ranks."""

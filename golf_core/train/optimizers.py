@@ -49,6 +49,19 @@ class Optimizers:
             fused=ranks.device.type == "cuda",
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All state of the optimizers by name, live; the same on all ranks."""
+        found = self._muon.tensors()
+        params = [param for group in self._adam.param_groups for param in group["params"]]
+        for index, param in enumerate(params):
+            moments = self._adam.state[param]
+            if not moments:  # before the first step: what AdamW begins with
+                count_device = param.device if param.device.type == "cuda" else torch.device("cpu")
+                moments["step"] = torch.zeros((), device=count_device)
+                moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(param), torch.zeros_like(param)
+            found |= {f"adam.{index}.{name}": moment for name, moment in moments.items()}
+        return found
+
     def zero(self) -> None:
         """Clear all gradients and the loss."""
         self._gradients.zero()
@@ -74,6 +87,10 @@ class WeightAverage:
         self._decay = decay
         self._params = list(model.parameters())
         self._average = [p.detach().float().clone() for p in self._params]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages in the order of the model's parameters, live; the same on all ranks."""
+        return {f"average.{index}": average for index, average in enumerate(self._average)}
 
     @torch.no_grad()
     def update(self) -> None:

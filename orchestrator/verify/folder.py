@@ -9,6 +9,7 @@ from pathlib import Path
 
 from golf_core import files
 from golf_core.errors import UserError
+from golf_core.files import open_plain
 from orchestrator.verify.figures import LogFile, Run, seed_in_name
 from orchestrator.verify.log_reader import read_log
 from orchestrator.verify.submission_reader import SUBMISSION, Submission, read_submission
@@ -64,6 +65,8 @@ def read_folder(place: Path) -> RecordFolder:
         if not place.is_dir():
             raise FolderError(f"{plain(str(place))}: a file; name the folder that holds {SUBMISSION} and the logs")
         found = dict(sorted(_files(place, notes), key=lambda item: _order(item[0])))
+    except ValueError:  # a zero byte in the name
+        raise FolderError(f"{plain(str(place))}: not a name that a folder can have") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         reason = getattr(error, "strerror", None) or "links lead in a circle"
         raise FolderError(f"{plain(str(place))}: cannot be read ({reason})") from None
@@ -162,7 +165,7 @@ def _size(path: Path) -> int:
 
 def _read_readme(path: Path, notes: list[str]) -> tuple[str, ...]:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(README_BYTES + 1)
     except OSError as error:
         notes.append(f"{plain(path.name)} cannot be read ({error.strerror})")

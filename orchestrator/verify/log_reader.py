@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from golf_core.files import open_plain
 from orchestrator.verify.figures import LogFile, Run
 from orchestrator.verify.patterns import CORE_WORDS, SEPARATOR, WORDS, looks_like_code, read_line
 from orchestrator.verify.run_builder import RunBuilder, read_into
@@ -22,6 +22,11 @@ SHAPES, SHAPE_BYTES = 20_000, 256
 READ_BYTES = 2 << 20
 """After so many bytes of lines that were read, only the last lines are, where the final figures stand."""
 LAST_LINES = 5_000
+MOST_LINES, TAIL_BYTES = 1_000_000, 1 << 20
+"""After so many lines the rest is skipped, all but its end: a file may be a thousand million lines long."""
+SHORT_LINE = 4
+"""A line of fewer bytes holds no figure."""
+_BLOCK_BYTES = 1 << 20
 MOST_RUNS = 50
 _SNIFFED = 8_192
 _DIGITS = b"0123456789.\r\n"
@@ -31,7 +36,7 @@ _LISTING = (b"import ", b"from ", b"def ", b"class ")
 def read_log(path: Path, name: str) -> LogFile:
     """Everything that the log at `path` says, as the file `name`; what cannot be read has a `fault`."""
     try:
-        with _opened(path) as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_SNIFFED)
             file.seek(0)
@@ -42,7 +47,7 @@ def read_log(path: Path, name: str) -> LogFile:
             elif b"\0" in head and not wide:
                 return _faulty(name, size, "it is binary, not text")
             reader = _Reader(name)
-            for number, line in _utf16_lines(file) if wide else _lines(file):
+            for number, line in _utf16_lines(file) if wide else _lines(file, size):
                 reader.feed(number, line)
             runs = reader.finish()
     except (OSError, UnicodeError) as error:
@@ -50,26 +55,32 @@ def read_log(path: Path, name: str) -> LogFile:
     return LogFile(name, size, reader.lines, "", tuple(reader.notes()), runs, "")
 
 
-def _opened(path: Path) -> BinaryIO:
-    """Open a plain file alone: a pipe of this name would wait for ever."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(0, "not a plain file")
-    return os.fdopen(fd, "rb", buffering=1 << 20)
-
-
 def _faulty(name: str, size: int, fault: str) -> LogFile:
     return LogFile(name, size, 0, fault, (), (), "")
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := file.readline(LINE_BYTES):
         number += 1
         yield number, line
         while len(line) == LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(LINE_BYTES)
+        if number == MOST_LINES:
+            number += _skip(file, size - TAIL_BYTES)
+
+
+def _skip(file: BinaryIO, end: int) -> int:
+    """Go on to the first line that begins at `end` or after it; returns how many lines that leaves out."""
+    count, last = 0, b"\n"
+    while (left := end - file.tell()) > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+        count += block.count(b"\n")
+        last = block[-1:]
+    if last != b"\n":
+        while (rest := file.readline(LINE_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        count += 1
+    return count
 
 
 def _utf16_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -80,6 +91,8 @@ def _utf16_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line.encode("utf-8", "replace")
         while len(line) == LINE_BYTES and not line.endswith("\n"):
             line = text.readline(LINE_BYTES)
+        if number == MOST_LINES:
+            break
     text.detach()
 
 
@@ -96,11 +109,14 @@ class _Reader:
         self._last: deque[tuple[int, bytes]] = deque(maxlen=LAST_LINES)
         self._read = 0
         self._listing = 0
-        self._long = self._more_runs = self._foreign = False
+        self._long = self._more_runs = self._foreign = self._skipped = False
 
     def feed(self, number: int, line: bytes) -> None:
         """One line of the file."""
+        self._skipped |= number > self.lines + 1
         self.lines = number
+        if len(line) < SHORT_LINE:
+            return
         if self._read > READ_BYTES:
             self._last.append((number, line))
             return
@@ -138,6 +154,8 @@ class _Reader:
             yield "not all of it is UTF-8; what is not was replaced"
         if self._long:
             yield f"lines longer than {LINE_BYTES:,} bytes were cut"
+        if self._skipped or self.lines == MOST_LINES:
+            yield f"of more than {MOST_LINES:,} lines only the first, and the end of the file, were read"
         if self._last:
             yield f"after {READ_BYTES >> 20} MiB of lines with figures only the last {LAST_LINES:,} lines were read"
         if self._more_runs:
@@ -156,7 +174,7 @@ class _Reader:
         self._builder.take(read, number, text)
 
     def _end_run(self) -> None:
-        if self._kept_back:
+        if self._kept_back or self._skipped:
             self._builder.cut()
         last = [pair for pair in self._last if any(word in pair[1].lower() for word in CORE_WORDS)]
         for number, line in sorted([*self._kept_back.values(), *last]):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golf_core.files import open_plain
+
 SUBMISSION = "submission.json"
 MOST_BYTES = 4 << 20
 MOST_LEAVES = 5_000
@@ -65,7 +67,7 @@ def read_submission(path: Path | None) -> Submission:
     if path is None:
         return Submission(False, "", (), ())
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         return _faulty(f"it cannot be read ({error.strerror})")

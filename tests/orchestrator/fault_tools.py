@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from tiny import OVERRIDES, REPO, only_run, write_job
 from golf_core.records import load
 from orchestrator.claim import RunResult
 from orchestrator.ledger import Entry, read_ledger
+from orchestrator.seed_run import STAGE_FILES
 
 # Long enough that each stage can be met in the middle of its work.
 SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}
-LIMITS = {"stall_seconds": 8, "retries": 1}
+LIMITS = {"stall_seconds": 12, "retries": 1}
 
 
 class Service:
@@ -154,3 +156,41 @@ def check_whole(run: Path, undisturbed: dict[int, float], seeds: tuple[int, ...]
     assert entries[0].kind == "run_started" and entries[-1].kind == "run_finished"
     result = load(RunResult, run / "result.json")
     assert all(seed.status == "finished" for seed in result.seeds)
+
+
+def signs_of_life(service: Service) -> list[tuple[float, str]]:
+    """What this process, and none before it, has written in the ledger and the seeds' logs."""
+    entries = service.entries()
+    own = [i for i, e in enumerate(entries) if e.kind == "run_started" and e.fields.get("pid") == service.process.pid]
+    if not own:
+        return []
+    began = entries[own[-1]].time
+    seeds = {entry.fields["seed"] for entry in entries if "seed" in entry.fields}
+    events = [(event["time"], event["kind"]) for seed in seeds for event in service.events(seed)]
+    return [(e.time, e.kind) for e in entries[own[-1] :]] + [event for event in events if event[0] >= began]
+
+
+def check_ledger(run: Path, seeds: tuple[int, ...]) -> None:
+    """The ledger tells one story: in order, attempts without a gap, and no stage made twice without a reason."""
+    entries = read_ledger(run)
+    assert len(entries) == len((run / "ledger.jsonl").read_text().splitlines())
+    # Threads take the time before they take their turn to write.
+    assert all(later.time >= earlier.time - 1 for earlier, later in pairwise(entries))
+    starts = [entry.fields["attempt"] for entry in entries if entry.kind == "run_started"]
+    assert starts == list(range(1, len(starts) + 1))
+    for seed in seeds:
+        done: list[str] = []
+        attempts: list[int] = []
+        ended: list[int] = []
+        for entry in (entry for entry in entries if entry.fields.get("seed") == seed):
+            if entry.kind == "seed_started":
+                attempts.append(entry.fields["attempt"])
+                assert entry.fields["kept"] == done, f"seed {seed}: {entry}"
+            elif entry.kind == "stage_finished":
+                done.append(entry.fields["stage"])
+                assert done == [*STAGE_FILES][: len(done)], f"seed {seed}: {done}"
+            elif entry.kind == "seed_finished":
+                assert entry.fields["attempt"] == attempts[-1]
+                ended.append(entry.fields["attempt"])
+        assert attempts == list(range(1, len(attempts) + 1)), f"seed {seed}: {attempts}"
+        assert len(ended) == len(set(ended)) and ended[-1] == attempts[-1]

@@ -46,6 +46,12 @@ def changed(**fields: Any) -> list[SeedResult]:
     return with_eval(lambda e: replace(e, **fields))
 
 
+def resumed() -> list[SeedResult]:
+    first, second, third = three()
+    assert second.train is not None
+    return [first, replace(second, train=replace(second.train, resumed_at_steps=(900,))), third]
+
+
 def test_the_worked_example_is_a_claim() -> None:
     claim = judge(job(), three())
     assert claim.verdict == "claim"
@@ -104,6 +110,7 @@ def test_a_gain_above_the_margin_with_too_much_spread_is_none_and_says_how_many_
             "16,000,050 bytes",
         ),
         (changed(repeat_tail=True), "each token scored once", "seed 1337"),
+        (resumed(), "trained in one go", "resumed in the middle (seed 1337: step 900)"),
         (changed(tokens=62_021_631), "each token scored once", "62,021,631"),
         (changed(mixture=None, kraft=None), "mixture score present", "seed 1337"),
         (changed(mixture=Score(math.nan, math.nan)), "mixture score present", "seed 1337"),

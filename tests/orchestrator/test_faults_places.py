@@ -52,7 +52,7 @@ def test_damaged_files_are_noticed_and_made_anew(
         assert figures(run) == pytest.approx({42: undisturbed[42]}, abs=1e-6)
     else:
         check_whole(run, undisturbed)
-    again = {"model.golf": "export is done again", "result.json": "begins anew"}.get(name)
+    again = {"model.golf": "export is done again", "result.json": "its figures are taken from the ledger"}.get(name)
     assert again is None or again in resumed.text
     assert again is not None or "finished before" in resumed.text
     tell(f"{name} is cut short", resumed, "again" if name == "model.golf" else "seed 42", "`--resume`: same figures")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hub_server import COMMIT, HubServer, serving
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -591,6 +591,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=60, deadline=None)
+@example({"tokenizers": [{"name": []}]})
 @given(json_values)
 def test_a_manifest_chooses_only_what_is_listed(manifest: Any) -> None:
     chosen = choose_tokenizer(Fetch(), "fineweb10B_sp1024", listing(MODEL, "fineweb_512_bpe.model"), manifest)

@@ -57,7 +57,7 @@ def test_every_figure_is_shown_whole_at_any_usual_width(width: int) -> None:
 
 def test_marks_have_words_and_the_verdict_comes_last() -> None:
     text = printed(run_result(job(), three()))
-    assert text.count("✓ holds") == 12
+    assert text.count("✓ holds") == 13
     assert "published*" in text and "* not a code length" in text
     assert text.rstrip().splitlines()[-2].startswith("Claim: ")
     assert "\x1b" not in text  # no colour codes outside a terminal

@@ -1,276 +1,470 @@
+"""MLflow as a copy of a run's folder: whatever MLflow does, nothing is lost, sent twice, or slowed down."""
+
 from __future__ import annotations
 
-import math
+import json
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_servers import fails, hangs, refuses, server, talks_nonsense
+from claim_builders import CANDIDATE
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from run_builders import (
+    T0,
+    add_events,
+    begin_run,
+    begin_seed,
+    chunks,
+    fail_seed,
+    finish_run,
+    finish_seed,
+    steps,
+    whole_run,
+)
 
+from golf_core.errors import RunError
 from golf_core.events import Event
-from orchestrator import tracking
+from orchestrator import mirror as mirror_module
+from orchestrator.mirror import Mirror, OutageError, sole_writer
 from orchestrator.mlflow_store import MAX_PARAM_CHARS, Store, default_uri, flatten, series, sqlite_path
+from orchestrator.redaction import Redactor
+from orchestrator.sync import sync
 from orchestrator.tracking import Tracker
 
-EXPERIMENT = "golf"
+EXPERIMENT = "parameter-golf"
 CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
+PLAIN = Redactor.from_environment({})
 
 
-def train_step(step: int, at: float = 1_700_000_000.0) -> Event:
-    fields = {"step": step, "total": 9, "loss": 7.0 - step, "lr_factor": 1.0, "ms_per_step": 5.5, "tokens_per_s": 1e4}
-    return Event("train_step", {**fields, "elapsed_s": 1.0, "eta_s": 2.0}, time=at)
+def store_for(folder: Path) -> Store:
+    return Store(default_uri(folder.parent), EXPERIMENT)
 
 
-def chunk(number: int, **changes: Any) -> Event:
-    weights = {"neural": 0.9, "unigram": 0.1}
-    fields = {"chunk": number, "total": 3, "bpb_neural": 1.5, "bpb_mixture": 1.25, "bpb_published": 1.0}
-    return Event("chunk", {**fields, "weights": weights, **changes})
+def mirrored(folder: Path, redactor: Redactor = PLAIN, alive: bool = False) -> list[str]:
+    """One pass of a copier of its own; its complaints."""
+    said: list[str] = []
+    Mirror(folder, store_for(folder), redactor, said.append).run(alive)
+    return said
 
 
-def tracked(output: Path, steps: Callable[[Tracker], None]) -> tuple[Tracker, list[str], int]:
-    """A run of one seed around `steps`; the tracker, its warnings and the number of items not written."""
-    warnings: list[str] = []
-    tracker = Tracker(default_uri(output), EXPERIMENT, warnings.append)
-    tracker.start("run-1", {"train.iterations": 9}, {"verdict": "running"}, "three seeds")
-    tracker.seed_started(42, {"seed": 42}, {"seed": "42"})
-    steps(tracker)
-    tracker.finish({"bpb_mixture_mean": 1.125}, {"verdict": "no claim"}, [], "**no claim**", ok=True)
-    return tracker, warnings, tracker.close(CLOSE_S)
+class Seen:
+    """What MLflow has of the runs in `output`."""
 
+    def __init__(self, output: Path) -> None:
+        from mlflow import MlflowClient
 
-def client_of(output: Path) -> Any:
-    from mlflow import MlflowClient
+        self.client = MlflowClient(default_uri(output))
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        found = self.client.search_runs([experiment.experiment_id])
+        self.runs = {run.info.run_name: run for run in found}
+        assert len(self.runs) == len(found), "a run is there twice"
 
-    return MlflowClient(default_uri(output))
+    def points(self, run: str, name: str) -> list[tuple[int, float]]:
+        history = self.client.get_metric_history(self.runs[run].info.run_id, name)
+        return sorted((point.step, point.value) for point in history)
 
+    def files(self, run: str) -> set[str]:
+        return {file.path for file in self.client.list_artifacts(self.runs[run].info.run_id)}
 
-def child_of(client: Any, tracker: Tracker) -> Any:
-    parent = client.get_run(tracker.parent_run_id)
-    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert len(children) == 1
-    return children[0]
+    def summary(self) -> dict[str, Any]:
+        """All that matters, by run."""
+        return {
+            name: (
+                run.info.status,
+                dict(run.data.metrics),
+                dict(run.data.params),
+                {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+                {metric: self.points(name, metric) for metric in run.data.metrics},
+                self.files(name),
+            )
+            for name, run in self.runs.items()
+        }
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
-    """A whole run, and what MLflow then has: client, parent and child. The folder's name is an awkward one."""
-    output = tmp_path_factory.mktemp("out") / "100% #1, mine"
-    output.mkdir()
-    log = output / "events.jsonl"
-    log.write_text("{}\n")
-    many = {f"config.field_{i}": i for i in range(250)} | {"long": "x" * 9000, "odd=name": "kept"}
-
-    def steps(tracker: Tracker) -> None:
-        tracker.seed_started(7, many, {"seed": "7"})
-        for step in range(1, 1501):
-            tracker.seed_event(7, train_step(step, at=1_700_000_000.0 + step))
-        tracker.seed_event(7, Event("validation", {"step": 9, "val_loss": 2.5, "val_bpb": 1.5}))
-        tracker.seed_event(7, chunk(1, bpb_published=math.inf))
-        tracker.seed_event(7, chunk(2))
-        tracker.seed_event(7, Event("phase_finished", {"phase": "train", "seconds": 12.5}))
-        tracker.seed_event(7, Event("note", {"message": "nothing to plot"}))
-        metrics = {"bpb_mixture": 1.125, "mean_log_z": math.nan}
-        tracker.seed_finished(7, metrics, {"status": "finished"}, [log], ok=False)
-
-    tracker, warnings, unwritten = tracked(output, steps)
-    assert (warnings, unwritten) == ([], 0)
-    client = client_of(output)
-    parent = client.get_run(tracker.parent_run_id)
-    filter_ = f"tags.mlflow.parentRunId = '{parent.info.run_id}' and tags.seed = '7'"
-    (child,) = client.search_runs([parent.info.experiment_id], filter_)
-    return client, parent, child
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    """A whole run and its copy. The folder's name is an awkward one."""
+    folder = tmp_path_factory.mktemp("out") / "100% #1, mine" / "run-1"
+    whole_run(folder, train=1500)
+    assert mirrored(folder) == []
+    return folder, Seen(folder.parent)
 
 
-def test_parent(run: tuple[Any, Any, Any]) -> None:
-    client, parent, _ = run
-    assert (parent.info.run_name, parent.info.status) == ("run-1", "FINISHED")
-    assert client.get_experiment(parent.info.experiment_id).name == EXPERIMENT
-    assert parent.data.params == {"train.iterations": "9"}
-    assert parent.data.metrics == {"bpb_mixture_mean": 1.125}
-    assert parent.data.tags["verdict"] == "no claim"
-    assert parent.data.tags["mlflow.note.content"] == "**no claim**"
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    folder = tmp_path_factory.mktemp("small") / "run-1"
+    whole_run(folder, (42,), train=4, evaluate=1)
+    assert mirrored(folder) == []
+    return folder, Seen(folder.parent)
 
 
-def test_child(run: tuple[Any, Any, Any]) -> None:
-    client, _, child = run
-    assert (child.info.run_name, child.info.status) == ("seed 7", "FAILED")
-    assert len(child.data.params) == 252
-    assert child.data.params["config.field_249"] == "249"
-    assert child.data.params["long"] == "x" * MAX_PARAM_CHARS
-    assert child.data.params["odd_name"] == "kept"
-    assert (child.data.tags["seed"], child.data.tags["status"]) == ("7", "finished")
-    assert child.data.metrics["bpb_mixture"] == 1.125
-    assert "mean_log_z" not in child.data.metrics
-    (file,) = client.list_artifacts(child.info.run_id)
-    assert file.path == "events.jsonl"
-
-
-def test_series(run: tuple[Any, Any, Any]) -> None:
-    client, _, child = run
-
-    def points(name: str) -> list[tuple[int, float]]:
-        return [(point.step, point.value) for point in client.get_metric_history(child.info.run_id, name)]
-
-    loss = client.get_metric_history(child.info.run_id, "train/loss")
-    assert [(p.step, p.value) for p in loss] == [(step, 7.0 - step) for step in range(1, 1501)]
-    assert loss[4].timestamp == 1_700_000_005_000
-    assert points("train/ms_per_step")[0] == (1, 5.5)
-    assert points("val/bpb") == [(9, 1.5)]
-    assert points("eval/bpb_mixture") == [(1, 1.25), (2, 1.25)]
-    assert points("eval/bpb_published") == [(2, 1.0)]
-    assert points("eval/weight_neural") == [(1, 0.9), (2, 0.9)]
-    assert points("time/train_seconds") == [(0, 12.5)]
-
-
-def test_artifacts_lie_beside_the_store(run: tuple[Any, Any, Any]) -> None:
-    _, parent, child = run
-    assert "mlflow-artifacts" in child.info.artifact_uri
+def test_parent(whole: tuple[Path, Seen]) -> None:
+    folder, seen = whole
+    parent = seen.runs["run-1"]
+    assert set(seen.runs) == {"run-1", "seed 42", "seed 1337", "seed 2024"}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["config.train.batch_tokens"] == "786432"
+    assert parent.data.metrics["bpb_mixture_mean"] == pytest.approx(sum(CANDIDATE) / 3)
+    assert parent.data.tags["verdict"] == "claim"
+    assert parent.data.tags["git_commit"] == "c0ffee" and parent.data.tags["run_folder"] == str(folder)
+    assert "mixture" in parent.data.tags["mlflow.note.content"]
+    assert seen.files("run-1") == {"result.json", "job.json"}
     assert not Path("mlruns").exists() and not Path("mlartifacts").exists()
-    assert parent.info.experiment_id == child.info.experiment_id
 
 
-def test_seed_left_open_is_ended(run: tuple[Any, Any, Any]) -> None:
-    client, parent, _ = run
-    (child,) = client.search_runs([parent.info.experiment_id], "tags.seed = '42'")
-    assert child.info.status == "KILLED"
-
-
-def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
-    program = (
-        "import sys, pathlib\n"
-        "from orchestrator.mlflow_store import default_uri; from orchestrator.tracking import Tracker\n"
-        f"t = Tracker(default_uri(pathlib.Path(sys.argv[1])), {EXPERIMENT!r}, print)\n"
-        "t.start('run', {'a': 1}, {}, ''); t.finish({'m': 1.0}, {}, [], '', True); sys.exit(t.close(200))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    client = client_of(tmp_path)
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert [run.data.metrics for run in runs] == [{"m": 1.0}] * 2
-
-
-def test_server_that_refuses() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    warnings: list[str] = []
-    tracker = Tracker(f"http://me:secret@127.0.0.1:{port}", EXPERIMENT, warnings.append)
-    tracker.start("run", {}, {}, "")
-    tracker.seed_started(42, {}, {})
-    began = time.perf_counter()
-    for step in range(1000):
-        tracker.seed_event(42, train_step(step))
-    assert (time.perf_counter() - began) / 1000 < 200e-6
-    tracker.finish({}, {}, [], "", ok=True)
-    began = time.perf_counter()
-    assert tracker.close(20) == 1003
-    assert time.perf_counter() - began < 21
-    assert len(warnings) == 1
-    assert f"http://127.0.0.1:{port} does not answer" in warnings[0]
-    assert "secret" not in warnings[0]
-    assert tracker.parent_run_id is None and tracker.url_hint is None
-
-
-def test_one_call_fails_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
-
-    def broken(self: Any, run_id: str, path: str) -> None:
-        raise ValueError("disk is full\nat line 3")
-
-    monkeypatch.setattr(MlflowClient, "log_artifact", broken)
-
-    def steps(tracker: Tracker) -> None:
-        tracker.seed_event(42, train_step(1))
-        tracker.seed_finished(42, {"bpb_mixture": 1.0}, {"status": "finished"}, [Path("a"), Path("b")], ok=True)
-
-    tracker, warnings, unwritten = tracked(tmp_path, steps)
-    assert warnings == ["MLflow failed on the file a (disk is full); the run goes on"]
-    assert unwritten == 1
-    child = child_of(client_of(tmp_path), tracker)
+def test_child(whole: tuple[Path, Seen]) -> None:
+    _, seen = whole
+    child, parent = seen.runs["seed 1337"], seen.runs["run-1"]
     assert child.info.status == "FINISHED"
-    assert child.data.metrics["train/loss"] == 6.0 and child.data.metrics["bpb_mixture"] == 1.0
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (child.data.tags["seed"], child.data.tags["attempt"], child.data.tags["status"]) == ("1337", "1", "finished")
+    assert child.data.tags["hardware"] == "8 x NVIDIA H100 80GB HBM3"
+    assert child.data.metrics["bpb_mixture"] == CANDIDATE[1]
+    assert seen.files("seed 1337") == {"log.jsonl", "model.golf", "train_gpt.py", "result.json", "audit.json"}
+    assert "mlflow-artifacts" in child.info.artifact_uri
 
 
-def test_figure_that_is_no_number(tmp_path: Path) -> None:
-    def steps(tracker: Tracker) -> None:
-        tracker.seed_finished(42, {"bpb_mixture": "much"}, {}, [], ok=True)  # type: ignore[dict-item]
+def test_series(whole: tuple[Path, Seen]) -> None:
+    _, seen = whole
+    loss = seen.client.get_metric_history(seen.runs["seed 42"].info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in loss] == [(step, 7.0 - step / 1500) for step in range(1, 1501)]
+    assert loss[4].timestamp == (T0 + 5) * 1000
+    assert seen.points("seed 42", "eval/bpb_mixture") == [(1, 1.25), (2, 1.25), (3, 1.25)]
+    assert seen.points("seed 42", "eval/weight_neural") == [(1, 0.9), (2, 0.9), (3, 0.9)]
+    assert seen.points("seed 42", "time/train_seconds") == [(0, 12.5)]
 
-    tracker, warnings, unwritten = tracked(tmp_path, steps)
-    assert unwritten == 1 and len(warnings) == 1
-    assert client_of(tmp_path).get_run(tracker.parent_run_id).info.status == "FINISHED"
+
+def test_a_second_copy_sends_nothing(whole: tuple[Path, Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, seen = whole
+    before = seen.summary()
+    for name in ("send", "reopen", "complete"):
+        monkeypatch.setattr(Store, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
+    monkeypatch.setattr(Store, "begin_calls", lambda *_: pytest.fail("described again"))
+    monkeypatch.setattr(Store, "end_calls", lambda *_: pytest.fail("ended again"))
+    assert mirrored(folder) == []
+    assert Seen(folder.parent).summary() == before
 
 
-def test_outage_is_sat_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_store_is_made_anew(whole: tuple[Path, Seen], tmp_path: Path) -> None:
+    folder, seen = whole
+    said: list[str] = []
+    sync(folder, default_uri(tmp_path), PLAIN, said.append)
+    assert said and said[-1].startswith("MLflow has all of run-1")
+    assert Seen(tmp_path).summary() == seen.summary()
+
+
+def test_attempts_are_runs_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    place = begin_seed(folder, ledger, 42)
+    add_events(place, steps(3))
+    mirrored(folder, alive=True)
+    add_events(place, list(steps(6))[3:])
+    fail_seed(ledger, 42, 1)
+    begin_seed(folder, ledger, 42, attempt=2)
+    add_events(place, steps(4))
+    mirrored(folder, alive=True)
+    seen = Seen(tmp_path)
+    assert [point[0] for point in seen.points("seed 42", "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [point[0] for point in seen.points("seed 42, attempt 2", "train/loss")] == [1, 2, 3, 4]
+    first, second = seen.runs["seed 42"], seen.runs["seed 42, attempt 2"]
+    assert (first.info.status, second.info.status) == ("FAILED", "RUNNING")
+    assert first.data.tags["error"] == "a rank's process was lost" and first.data.tags["failure"] == "infrastructure"
+    result = finish_seed(folder, ledger, 42, 1.1, attempt=2)
+    finish_run(folder, ledger, (result,))
+    mirrored(folder)
+    seen = Seen(tmp_path)
+    assert seen.runs["seed 42, attempt 2"].data.metrics["bpb_mixture"] == 1.1
+    assert "bpb_mixture" not in seen.runs["seed 42"].data.metrics
+    assert seen.runs["run"].info.status == "FINISHED"
+
+
+def test_a_run_that_is_gone_on_with(tmp_path: Path) -> None:
+    """Killed, copied, resumed: the same parent goes on, and the attempt that was cut short is told as such."""
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    add_events(begin_seed(folder, ledger, 42), steps(3))
+    ledger.close()
+    mirrored(folder)
+    seen = Seen(tmp_path)
+    assert (seen.runs["run"].info.status, seen.runs["seed 42"].info.status) == ("KILLED", "KILLED")
+    assert seen.runs["run"].data.tags["verdict"] == "interrupted"
+    parent = seen.runs["run"].info.run_id
+    ledger = begin_run(folder)
+    add_events(begin_seed(folder, ledger, 42, attempt=2), steps(5))
+    mirrored(folder, alive=True)
+    seen = Seen(tmp_path)
+    assert (seen.runs["run"].info.run_id, seen.runs["run"].info.status) == (parent, "RUNNING")
+    assert seen.runs["run"].data.tags["verdict"] == "running"
+    assert (seen.runs["seed 42"].info.status, seen.runs["seed 42, attempt 2"].info.status) == ("KILLED", "RUNNING")
+    finish_run(folder, ledger, (finish_seed(folder, ledger, 42, 1.1, attempt=2),))
+    mirrored(folder)
+    assert Seen(tmp_path).runs["run"].info.status == "FINISHED"
+
+
+def test_secrets_stay_away(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, baseline__name="from s3cr3t-value-1234")
+    fail_seed(ledger, 42, 1)
+    ledger.close()
+    mirrored(folder, Redactor.from_environment({"HUB_TOKEN": "s3cr3t-value-1234"}))
+    run = Seen(tmp_path).runs["run"]
+    assert run.data.params["baseline.name"] == "from [redacted HUB_TOKEN]"
+    assert b"s3cr3t" not in (tmp_path / "mlflow.db").read_bytes()
+    assert not [p for p in (tmp_path / "mlflow-artifacts").rglob("*") if p.is_file() and b"s3cr3t" in p.read_bytes()]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_cut_short_anywhere_it_ends_the_same(
+    data: st.DataObject, small: tuple[Path, Seen], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """MLflow breaks at any call, before or after it took what it was given; the next copier ends the work."""
+    folder, seen = small
+    place = tmp_path_factory.mktemp("store")
+    for broken in data.draw(st.lists(st.tuples(st.integers(0, 22), st.booleans()), max_size=4)):
+        store = Store(default_uri(place), EXPERIMENT)
+        with _breaking(store, *broken):
+            copier = Mirror(folder, store, PLAIN, lambda _: None)
+            try:
+                copier.run(alive=False)
+            except OutageError:
+                continue
+    Mirror(folder, Store(default_uri(place), EXPERIMENT), PLAIN, pytest.fail).run(alive=False)
+    assert Seen(place).summary() == seen.summary()
+
+
+@contextmanager
+def _breaking(store: Store, at: int, late: bool) -> Iterator[None]:
+    """All calls of MLflow fail from the one with number `at` on; `late`: that one is obeyed first."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    count = [0]
+    names = ("create_experiment", "create_run", "log_batch", "log_artifact", "log_text", "set_terminated", "set_tag")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            real = getattr(MlflowClient, name)
+
+            def flaky(self: Any, *given: Any, real: Any = real, **named: Any) -> Any:
+                count[0] += 1
+                if count[0] - 1 == at and late:
+                    real(self, *given, **named)
+                if count[0] - 1 >= at:
+                    raise MlflowException("bad gateway")
+                return real(self, *given, **named)
+
+            patch.setattr(MlflowClient, name, flaky)
+        yield
+
+
+def test_one_call_is_refused_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    real = MlflowClient.log_artifact
+
+    def broken(self: Any, run_id: str, path: str, *place: str) -> None:
+        if path.endswith("audit.json"):
+            raise ValueError("disk is full\nat line 3")
+        real(self, run_id, path, *place)
+
+    folder = tmp_path / "run"
+    whole_run(folder, (42,))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", broken)
+        said: list[str] = []
+        with pytest.raises(RunError, match="refused 1 of the run's items"):
+            sync(folder, None, PLAIN, said.append)
+        assert mirrored(folder) == ["MLflow failed on the file audit.json (disk is full)"]
+    seen = Seen(tmp_path)
+    assert seen.runs["seed 42"].info.status == "FINISHED" and "audit.json" not in seen.files("seed 42")
+    assert mirrored(folder) == []
+    assert "audit.json" in Seen(tmp_path).files("seed 42")
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    place = begin_seed(folder, ledger, 42)
+    add_events(place, steps(2))
+    with (place / "log.jsonl").open("ab") as log:
+        log.write(
+            b'\x00\xff{"kind"\n[]\n{"time": 1, "kind": "train_step", "step": "x"}\n{"time": 1e999, "kind": "note"}\n'
+        )
+    add_events(place, list(steps(3))[2:])
+    with (place / "log.jsonl").open("ab") as log:
+        log.write(b'{"time": 3, "kind": "trai')  # torn
+    ledger.close()
+    assert mirrored(folder) == []
+    assert [point[0] for point in Seen(tmp_path).points("seed 42", "train/loss")] == [1, 2, 3]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    whole_run(tmp_path / "run", (42,))
+    with sole_writer(tmp_path / "run"), pytest.raises(RunError, match="another process is writing this run to MLflow"):
+        sync(tmp_path / "run", None, PLAIN, lambda _: None)
+
+
+# --- while a run goes on ----------------------------------------------------------------------------
+
+
+def tracked(folder: Path, uri: str | None = None) -> tuple[Tracker, list[str]]:
+    warnings: list[str] = []
+    store = Store(uri or default_uri(folder.parent), EXPERIMENT)
+    tracker = Tracker(folder, store, PLAIN, warnings.append)
+    tracker.start()
+    return tracker, warnings
+
+
+def test_a_run_is_copied_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.tracking.PASS_EVERY_S", 0.05)
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    tracker, warnings = tracked(folder)
+    add_events(begin_seed(folder, ledger, 42), steps(5))
+    deadline = time.monotonic() + CLOSE_S
+    while time.monotonic() < deadline:
+        try:
+            if len(Seen(tmp_path).points("seed 42", "train/loss")) == 5:
+                break
+        except (AttributeError, KeyError):  # not there yet
+            time.sleep(0.2)
+    assert Seen(tmp_path).runs["seed 42"].info.status == "RUNNING"
+    add_events(folder / "seed-42", chunks(2))
+    finish_run(folder, ledger, (finish_seed(folder, ledger, 42, 1.1),))
+    assert tracker.close(CLOSE_S) is None and warnings == []
+    seen = Seen(tmp_path)
+    assert seen.points("seed 42", "eval/bpb_mixture") == [(1, 1.25), (2, 1.25)]
+    assert {run.info.status for run in seen.runs.values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("answer", [None, fails, refuses, hangs, talks_nonsense])
+def test_a_server_that_does_not_work(answer: Callable[..., None] | None, tmp_path: Path) -> None:
+    """The end is not held up; one sentence, without the password; and all is sent when MLflow is back."""
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    with server(answer or fails) as uri:
+        if answer is None:  # nobody listens there
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                uri = f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}"
+        tracker, warnings = tracked(folder, uri)
+        add_events(begin_seed(folder, ledger, 42), steps(5))
+        finish_run(folder, ledger, (finish_seed(folder, ledger, 42, 1.1),))
+        if answer is not hangs:
+            deadline = time.monotonic() + CLOSE_S
+            while not warnings and time.monotonic() < deadline:
+                time.sleep(0.05)
+        began = time.monotonic()
+        wanting = tracker.close(1.0 if answer is hangs else 30.0)
+        assert time.monotonic() - began < 31
+    assert wanting == f"MLflow has not got everything; the run's folder has, and sends it with: golf sync {folder}"
+    assert len(warnings) <= 1 and "secret" not in "".join(warnings)
+    if answer is not hangs:
+        assert f"MLflow at {uri.replace('me:secret@', '')}" in warnings[0] and "the run goes on" in warnings[0]
+        said: list[str] = []
+        sync(folder, default_uri(tmp_path), PLAIN, said.append)
+        seen = Seen(tmp_path)
+        assert len(seen.points("seed 42", "train/loss")) == 5 and seen.runs["run"].info.status == "FINISHED"
+
+
+def test_an_outage_is_sat_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setattr("orchestrator.tracking.PASS_EVERY_S", 0.05)
     real, tries = MlflowClient.log_batch, []
 
     def flaky(self: Any, *args: Any, **given: Any) -> Any:
         tries.append(1)
-        if len(tries) == 2:
+        if len(tries) in (2, 3):
             raise MlflowException("bad gateway")
         return real(self, *args, **given)
 
     monkeypatch.setattr(MlflowClient, "log_batch", flaky)
-    _, warnings, unwritten = tracked(tmp_path, lambda tracker: tracker.seed_event(42, train_step(1)))
-    assert unwritten == 0
+    folder = tmp_path / "run"
+    whole_run(folder, (42,))
+    tracker, warnings = tracked(folder)
+    assert tracker.close(CLOSE_S) is None
     assert len(warnings) == 1 and "bad gateway" in warnings[0]
+    assert len(Seen(tmp_path).points("seed 42", "train/loss")) == 20
 
 
-def test_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_forgets_is_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder)
+    add_events(begin_seed(folder, ledger, 42), steps(5))
+    copier = Mirror(folder, store_for(folder), PLAIN, pytest.fail)
+    copier.run(alive=True)
+    before = Seen(tmp_path)
+    for run in before.runs.values():
+        before.client._tracking_client.store._hard_delete_run(run.info.run_id)
+    add_events(folder / "seed-42", chunks(1))
+    for _ in range(3):
+        try:
+            copier.run(alive=True)
+        except OutageError:
+            continue
+    seen = Seen(tmp_path)
+    assert seen.runs["run"].info.run_id != before.runs["run"].info.run_id
+    assert len(seen.points("seed 42", "train/loss")) == 5 and seen.points("seed 42", "eval/bpb_neural") == [(1, 1.5)]
+    ledger.close()
+
+
+def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.sync import sync\n"
+        "from orchestrator.redaction import Redactor\n"
+        "sync(Path(sys.argv[1]), None, Redactor.from_environment({}), print)"
+    )
+    folders = [tmp_path / "run-1", tmp_path / "run-2"]
+    for folder in folders:
+        whole_run(folder, (42,))
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen([*command, str(f)], stdout=subprocess.PIPE, text=True) for f in folders]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     from mlflow import MlflowClient
 
-    calls = []
-
-    def broken(self: Any, *args: Any, **given: Any) -> None:
-        calls.append(1)
-        raise ValueError("no")
-
-    monkeypatch.setattr(MlflowClient, "log_batch", broken)
-    files = [Path("absent")] * 100
-    _, warnings, unwritten = tracked(tmp_path, lambda t: t.seed_finished(42, {}, {}, files, ok=True))
-    assert unwritten == 4
-    assert len(warnings) == 2 and warnings[1].startswith("MLflow: given up")
+    client = MlflowClient(default_uri(tmp_path))
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["run-1", "run-2", "seed 42", "seed 42"]
 
 
-def test_hanging_server_does_not_hold_up_the_end() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(8)
-        tracker = Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", EXPERIMENT, lambda _: None)
-        tracker.start("run", {}, {}, "")
-        began = time.perf_counter()
-        assert tracker.close(0.5) == 1
-        assert time.perf_counter() - began < 2
+def test_batches_are_of_a_size_that_mlflow_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    whole_run(folder, (42,), train=700)
+    sizes: list[int] = []
+    real = Store.send
+    monkeypatch.setattr(mirror_module, "READ_BYTES", 20_000)
+    monkeypatch.setattr(
+        Store, "send", lambda self, run, points, sent: (sizes.append(len(points)), real(self, run, points, sent))
+    )
+    mirrored(folder)
+    assert max(sizes) <= 900 and sum(sizes) == 700 * 4 + 1 + 3 * 5
+    assert len(Seen(tmp_path).points("seed 42", "train/loss")) == 700
 
 
-def test_full_queue_loses_points_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "MAX_WAITING", 5)
-    go = threading.Event()
-    real = Store.connect
-    monkeypatch.setattr(Store, "connect", lambda self: (go.wait(CLOSE_S), real(self))[1])
-
-    def steps(tracker: Tracker) -> None:
-        for step in range(10):
-            tracker.seed_event(42, train_step(step))
-        tracker.seed_finished(42, {"bpb_mixture": 1.0}, {}, [], ok=True)
-        go.set()
-
-    tracker, _, unwritten = tracked(tmp_path, steps)
-    assert unwritten == 7  # two of the five places were taken by the starts
-    assert child_of(client_of(tmp_path), tracker).info.status == "FINISHED"
+# --- names and addresses ----------------------------------------------------------------------------
 
 
-def test_close_without_start() -> None:
-    assert Tracker("sqlite:////nowhere/mlflow.db", EXPERIMENT, print).close(1) == 0
+def test_long_values_and_odd_names(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, overrides={}, baseline__name="x" * 150)
+    ledger.close()
+    job = json.loads((folder / "job.json").read_text())
+    assert mirrored(folder) == []
+    run = Seen(tmp_path).runs["run"]
+    assert run.data.params["name"] == job["name"]
+    assert all(len(value) <= MAX_PARAM_CHARS for value in run.data.params.values())
 
 
 def test_flatten() -> None:

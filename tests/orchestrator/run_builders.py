@@ -1,0 +1,104 @@
+"""The folder of a made-up run, written as the driver writes it: job, ledger, logs, results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from claim_builders import CANDIDATE, audit_record, finished, job
+
+from golf_core import records
+from golf_core.events import Event, JsonLinesLog
+from golf_core.files import sha256, write_text
+from orchestrator.claim import RunResult, SeedResult, judge
+from orchestrator.ledger import Ledger, this_process
+from orchestrator.ledger_figures import figures_of
+from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, begin_log
+
+T0 = 1_700_000_000.0
+RANKS = [{"node": "node-a", "pid": 1, "device": "NVIDIA H100 80GB HBM3"}] * 8
+
+
+def steps(count: int) -> Iterator[Event]:
+    for step in range(1, count + 1):
+        fields = {"step": step, "total": count, "loss": 7.0 - step / count, "lr_factor": 1.0, "ms_per_step": 5.5}
+        yield Event("train_step", {**fields, "tokens_per_s": 1e4, "elapsed_s": 1.0, "eta_s": 2.0}, T0 + step)
+
+
+def chunks(count: int) -> Iterator[Event]:
+    for number in range(1, count + 1):
+        fields = {"chunk": number, "total": count, "bpb_neural": 1.5, "bpb_mixture": 1.25, "bpb_published": 1.0}
+        yield Event("chunk", {**fields, "weights": {"neural": 0.9, "unigram": 0.1}}, T0 + 900 + number)
+
+
+def begin_run(folder: Path, seeds: tuple[int, ...] = (42,), **changes: Any) -> Ledger:
+    """A run that was started, and nothing more; its ledger, held as by a driver."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = job(seeds=list(seeds), output=str(folder.parent), **changes)
+    write_text(folder / "job.json", json.dumps(made.to_dict(), indent=2))
+    ledger = Ledger(folder)
+    provenance = {"git_commit": "c0ffee", "git_dirty": "false", "torch": "2.11.0"}
+    ledger.append("run_started", attempt=1, job_sha256=made.digest, provenance=provenance, **this_process())
+    return ledger
+
+
+def begin_seed(folder: Path, ledger: Ledger, seed: int, attempt: int = 1, kept: tuple[str, ...] = ()) -> Path:
+    place = folder / f"seed-{seed}"
+    place.mkdir(exist_ok=True)
+    begin_log(place / LOG, kept, attempt - 1)
+    ledger.append("seed_started", seed=seed, attempt=attempt, kept=list(kept))
+    ledger.append("gang_started", seed=seed, ranks=RANKS)
+    return place
+
+
+def add_events(place: Path, events: Iterable[Event]) -> None:
+    log = JsonLinesLog(place / LOG)
+    for event in events:
+        log(event)
+    log.close()
+
+
+def fail_seed(ledger: Ledger, seed: int, attempt: int, stage: str = "train") -> None:
+    failure = {"failure": "infrastructure", "stage": stage, "error": "a rank's process was lost"}
+    ledger.append("seed_finished", seed=seed, attempt=attempt, status="failed", **failure)
+
+
+def finish_seed(folder: Path, ledger: Ledger, seed: int, bpb: float, attempt: int = 1) -> SeedResult:
+    """All stages' files and figures, and the seed's end."""
+    place = folder / f"seed-{seed}"
+    result = replace(finished(seed, bpb), audit=audit_record())
+    for stage, names in STAGE_FILES.items():
+        for name in names:
+            (place / name).write_bytes(f"{stage} {name} {seed}".encode())
+        files = {name: sha256(place / name) for name in names}
+        figures = figures_of(result, stage)
+        ledger.append("stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures)
+    records.save(result, place / RESULT)
+    ledger.append("seed_finished", seed=seed, attempt=attempt, status="finished")
+    return result
+
+
+def finish_run(folder: Path, ledger: Ledger, seeds: tuple[SeedResult, ...]) -> RunResult:
+    made = job(seeds=[seed.seed for seed in seeds], output=str(folder.parent))
+    provenance = {"git_commit": "c0ffee", "hardware": "8 x NVIDIA H100 80GB HBM3"}
+    result = RunResult(made.name, folder.name, made.to_dict(), provenance, seeds, judge(made, seeds), T0, T0 + 4000)
+    records.save(result, folder / RESULT)
+    ledger.append("run_finished", verdict=result.claim.verdict)
+    ledger.close()
+    return result
+
+
+def whole_run(folder: Path, seeds: tuple[int, ...] = (42, 1337, 2024), train: int = 20, evaluate: int = 3) -> RunResult:
+    """A run of finished seeds, with series."""
+    ledger = begin_run(folder, seeds)
+    results = []
+    for seed, bpb in zip(seeds, CANDIDATE, strict=False):
+        place = begin_seed(folder, ledger, seed)
+        add_events(place, steps(train))
+        add_events(place, [Event("phase_finished", {"phase": "train", "seconds": 12.5}, T0 + 800)])
+        add_events(place, chunks(evaluate))
+        results.append(finish_seed(folder, ledger, seed, bpb))
+    return finish_run(folder, ledger, tuple(results))

@@ -1,0 +1,85 @@
+"""Faults of MLflow, made on purpose: the run ends as ever, and MLflow gets everything when it is back."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from broken_servers import fails, hangs, server
+from fault_tools import Service, Tell, check_whole, in_stage, job, place, tell, undisturbed  # noqa: F401
+from tiny import golf
+
+from orchestrator.mlflow_store import default_uri
+from orchestrator.ui import server_process, wait_until_healthy
+
+pytestmark = pytest.mark.ray
+OUTSIDE = "MLflow has not got everything"
+
+
+def in_store(file: Path) -> dict[str, tuple[str, int]]:
+    """By run: how it ended, and how many points of the training's loss there are."""
+    counted = (
+        "select name, status, (select count(*) from metrics m where m.run_uuid = r.run_uuid and key = 'train/loss') "
+        "from runs r"
+    )
+    with sqlite3.connect(file) as store:
+        return {name: (status, count) for name, status, count in store.execute(counted)}
+
+
+@pytest.mark.parametrize(("answer", "how"), [(fails, "answers 500"), (hangs, "hangs"), (None, "is not there")])
+def test_mlflow_does_not_work(
+    answer: Callable[..., None] | None, how: str, place: Path, undisturbed: dict[int, float], tell: Tell
+) -> None:
+    with server(answer or fails) as uri:
+        address = uri if answer else "http://127.0.0.1:9"
+        place_free = {"mlflow": {"tracking_uri": address.replace("me:secret@", ""), "experiment": "parameter-golf"}}
+        service = Service(place, job(place, **place_free), "--address", "local")
+        assert service.ends() == 0, service.text
+    check_whole(service.run, undisturbed)
+    assert OUTSIDE in service.text and f"golf sync {service.run}" in service.text
+    again = golf("sync", str(service.run), "--uri", default_uri(place))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert in_store(place / "mlflow.db") == {service.run.name: ("FINISHED", 0), "seed 42": ("FINISHED", 25)}
+    tell(f"MLflow {how}, at every call", service, OUTSIDE, "the run ends as ever; `golf sync` sends everything")
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[None]:
+    uri = default_uri(folder)
+    with (folder / "server.txt").open("w+b") as log, server_process(uri, "127.0.0.1", port, log) as process:
+        wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
+        yield
+
+
+def test_mlflow_comes_back(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+    """It is away when the run begins, and there before the run ends: then it has everything at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mlflow = {"tracking_uri": f"http://127.0.0.1:{port}", "experiment": "parameter-golf"}
+    service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+    service.wait_for(lambda s: "does not answer" in s.text)
+    with mlflow_server(place, port):
+        service.wait_for(in_stage("train"))
+        assert service.ends() == 0, service.text
+    check_whole(service.run, undisturbed)
+    assert OUTSIDE not in service.text
+    assert in_store(place / "mlflow.db") == {service.run.name: ("FINISHED", 0), "seed 42": ("FINISHED", 25)}
+    tell("MLflow is away, and comes back", service, "does not answer", "it has everything when the run ends")
+
+
+def test_its_store_is_damaged(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+    (place / "store").mkdir()
+    store = place / "store" / "mlflow.db"
+    store.write_bytes(bytes(range(256)) * 64)
+    mlflow = {"tracking_uri": f"sqlite:///{store}", "experiment": "parameter-golf"}
+    service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+    assert service.ends() == 0, service.text
+    check_whole(service.run, undisturbed)
+    assert OUTSIDE in service.text and "Traceback" not in service.text
+    assert store.read_bytes() == bytes(range(256)) * 64
+    tell("MLflow's store is damaged", service, OUTSIDE, "the run ends as ever")

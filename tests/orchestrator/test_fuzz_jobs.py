@@ -1,0 +1,293 @@
+"""Job files of any kind: a job, or a sentence for each mistake; nothing hangs, runs or fills the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fuzz_tools import HungError, answer, bounded
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from golf_core.errors import ConfigError
+from orchestrator.job_file import MAX_VALUES
+from orchestrator.rerun import JOB, job_of_run
+from orchestrator.spec import Job, load_job
+
+PROJECT = Path(__file__).parents[2]
+SMOKE = PROJECT / "jobs" / "smoke.yaml"
+TEXT = SMOKE.read_text()
+LEAST = "name: x\npreset: small\nseeds: [1]\ndata: sample\n"
+MANY = 200
+"""Mistakes that may be told of one file, a line each."""
+
+fuzz = settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def read(path: Path, content: bytes | str) -> Job | None:
+    """The job in a file of this content, or None where it was refused in words."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    job = answer(lambda: load_job(path), str(path), lines=MANY)
+    if job is not None:
+        assert Job.from_dict(json.loads(json.dumps(job.to_dict(), allow_nan=False))) == job
+    return job
+
+
+# --- random and mutated ----------------------------------------------------------------------------
+
+pieces = st.sampled_from(
+    [
+        *("<<: ", "*a", "&a ", "- ", "? ", ": ", "{", "}", "[", "]", "!!", "!!set ", "!!binary ", "!!int ", "!!float "),
+        *("!!python/name:os.system ", "!<tag:yaml.org,2002:map> ", "!!omap ", "!!pairs ", "!!timestamp ", "!!str "),
+        *(
+            "---\n",
+            "...\n",
+            "%YAML 1.2\n",
+            "%TAG ! tag:x,2000:\n",
+            "|\n",
+            ">-\n",
+            "'",
+            '"',
+            '"\\ud800"',
+            '"\\0"',
+            "\\x",
+        ),
+        *("\x00", "\x85", "\u2028", "\ufeff", "\t", "\r", "\n  ", " #", ".nan", "-.inf", "1e999", "0x" + "f" * 40),
+        *("1:30", "12:30:45.5", "2024-13-45", "9" * 30, "9" * 5000, "=", "~", "null", "yes", "0o7", "1_0", "é", "😀"),
+        *("name: x\n", "seeds: [1, 1]\n", "overrides: {train.iterations: 0}\n", "data: {path: a}\n", "baseline: 3\n"),
+    ]
+)
+edits = st.lists(
+    st.tuples(st.integers(0, len(TEXT)), st.integers(0, 12), pieces | st.text(max_size=4)), min_size=1, max_size=4
+)
+
+
+@fuzz
+@given(edits)
+def test_a_sound_job_with_changes(tmp_path: Path, changes: list[tuple[int, int, str]]) -> None:
+    text = TEXT
+    for place, length, new in changes:
+        text = text[:place] + new + text[place + length :]
+    read(tmp_path / "job.yaml", text)
+
+
+@fuzz
+@given(st.lists(pieces, max_size=25).map("".join))
+@example("1:" * 3 + "1")
+@example("!!map [a, b]")
+@example("!!int a")
+@example("!!float ''")
+@example("? !!python/tuple [a]\n: b")
+def test_any_row_of_signs(tmp_path: Path, text: str) -> None:
+    read(tmp_path / "job.yaml", text)
+
+
+@fuzz
+@given(st.binary(max_size=400))
+def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+    read(tmp_path / "job.yaml", content)
+
+
+@fuzz
+@given(st.integers(0, len(TEXT.encode()) - 1), st.integers(0, 255))
+def test_a_sound_job_with_one_other_byte(tmp_path: Path, place: int, byte: int) -> None:
+    content = bytearray(TEXT.encode())
+    content[place] = byte
+    read(tmp_path / "job.yaml", bytes(content))
+
+
+# --- known evils -----------------------------------------------------------------------------------
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+BOMBS = {
+    "billion laughs": (LAUGHS, "aliases (*name) are not read here"),
+    "merged laughs": ("a: &a {x: 1}\nb: {<<: [*a, *a]}\n", "aliases (*name) are not read here"),
+    "a circle": ("&a [*a]", "aliases (*name) are not read here"),
+    "deep lists": ("[" * 400_000, "nested too deeply"),
+    "deep mappings": ("{a: " * 200_000, "nested too deeply"),
+    "deep blocks": ("- " * 400_000 + "x", "nested too deeply"),
+    "deep keys": ("? " * 400_000 + "x", "nested too deeply"),
+    "base 60": ("seeds: " + "1:" + ":".join(["1"] * 450_000), "YAML reads '1:1:1"),
+    "a huge hexadecimal": ("0x" + "f" * 900_000, "holds a whole number of more than 63 bits"),
+    "a huge key": ("? 0x" + "f" * 900_000 + "\n: 1", "a whole number of more than 63 bits: is not a field's name"),
+    "a huge decimal": ("name: " + "9" * 900_000, "holds a value that YAML cannot read"),
+    "many seeds": ("seeds: [" + "1," * 450_000 + "1]", "more than 5,000 values"),
+    "many documents": ("---\n" * 200_000, "not YAML"),
+    "many keys": ("".join(f"k{n}: 1\n" for n in range(90_000)), "more than 5,000 values"),
+    "empty lines": ("\n" * 900_000, "holds nothing"),
+    "one long word": ("x" * 900_000, "not a mapping of fields"),
+    "one long key": ("x" * 900_000 + ": 1", "not YAML"),
+    "one long text": ('name: "' + "x\\n" * 300_000 + '"', "name: got"),
+    "a long tag": ("!" + "x" * 900_000 + " y", "not YAML"),
+    "a zero in a path": (LEAST + 'output: "a\\0b"\n', "output: got 'a\\x00b', with a character that no file"),
+    "half a pair": (LEAST + 'output: "a\\ud800b"\n', "output: got 'a\\ud800b', with a character that no file"),
+    "not a number": (LEAST + "cost: {per_node_hour: .nan}\n", "cost.per_node_hour: got nan; give a finite number"),
+    "time of day": (LEAST + "limits: {start_seconds: 12:30}\n", "YAML reads '12:30' as a number in base 60"),
+    "twice": (LEAST + "name: other\n", "the field 'name' is given twice"),
+    "merge of a word": (LEAST + "<<: word\n", "not YAML"),
+}
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+from pathlib import Path
+from golf_core.errors import ConfigError
+from orchestrator.spec import load_job
+for name in sys.argv[1:]:
+    try:
+        print(name, "read", load_job(Path(name)).name)
+    except ConfigError as error:
+        assert all(line.startswith(name) for line in str(error).split("\\n")), error
+        print(str(error).split("\\n")[0][:300])
+"""
+
+
+def test_bombs_are_told_from_jobs_in_little_memory(tmp_path: Path) -> None:
+    """All in one process of 2 GiB, each in a few seconds."""
+    for number, (content, _) in enumerate(BOMBS.values()):
+        (tmp_path / f"{number:02}.yaml").write_text(content)
+    names = [str(path) for path in sorted(tmp_path.iterdir())]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *names], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for (bomb, (_, expected)), line in zip(BOMBS.items(), done.stdout.splitlines(), strict=True):
+        assert expected in line, (bomb, line)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['touch {}']",
+        "!!python/object/new:os.system ['touch {}']",
+        "!!python/object/apply:subprocess.Popen [['touch', '{}']]",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!!python/object:pathlib.Path {{}}",
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "name: {}", "overrides: {{train: [{}]}}", "? {}\n: x"])
+def test_no_code_is_run(tmp_path: Path, tag: str, place: str) -> None:
+    marker = tmp_path / "ran"
+    assert read(tmp_path / "job.yaml", place.format(tag.format(marker))) is None
+    assert not marker.exists()
+
+
+def test_merged_and_repeated_keys(tmp_path: Path) -> None:
+    job = read(tmp_path / "job.yaml", LEAST + "<<: {name: other, output: elsewhere}\n")
+    assert job is not None and (job.name, job.output) == ("x", "elsewhere")
+    assert read(tmp_path / "job.yaml", LEAST + "name: x\n") is None
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "circle.yaml").symlink_to(tmp_path / "circle.yaml")
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    for path in [*tmp_path.iterdir(), tmp_path / "a\0b", tmp_path / ("x" * 300), tmp_path / "none"]:
+        with pytest.raises(ConfigError) as caught, bounded():
+            load_job(path)
+        assert len(str(caught.value).split("\n")) == 1 and path.name[:20] in str(caught.value)
+
+
+# --- the job of a run's folder ---------------------------------------------------------------------
+
+JOB_OF_RUN = load_job(SMOKE).to_dict()
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(["\0", "\ud800", "a\nb", "\x1b[2J", 10**400, -1, 2**70, "sample", 1e308, -0.0, 5e-324]),
+)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner))
+
+
+def paths_in(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys to every value in nested mappings."""
+    found = [path] if path else []
+    for key, item in value.items() if isinstance(value, dict) else ():
+        found += paths_in(item, (*path, key))
+    return found
+
+
+def read_run(folder: Path, content: str | bytes) -> Job | None:
+    (folder / JOB).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    return answer(lambda: job_of_run(folder, {}), str(folder / JOB), lines=MANY)
+
+
+@fuzz
+@given(st.sampled_from(paths_in(JOB_OF_RUN)), values)
+@example(("config", "train", "matrix_lr"), 10**400)
+@example(("seeds",), [10**400])
+@example(("output",), "a\0b")
+@example(("name",), {"a\nb": {}})
+def test_one_value_of_a_recorded_job(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+    values = json.loads(json.dumps(JOB_OF_RUN))
+    node = values
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    read_run(tmp_path, json.dumps(values))
+
+
+@fuzz
+@given(values)
+def test_any_json_for_a_recorded_job(tmp_path: Path, value: Any) -> None:
+    assert read_run(tmp_path, json.dumps(value)) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b'{"a":' * 900 + b"1" + b"}" * 900,
+        b"1" * 9000,
+        b'{"name": ' + b"1" * 9000 + b"}",
+        b'{"name": NaN}',
+        b'{"name": 1e999}',
+        b'{"\\ud800\\n": 1}',
+        b'{"seeds": [' + b"1," * 400_000 + b"1]}",
+        b"x" * 2_000_000,
+    ],
+    ids=range(12),
+)
+def test_recorded_jobs_that_are_none(tmp_path: Path, content: bytes) -> None:
+    assert read_run(tmp_path, content) is None
+
+
+def test_recorded_jobs_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / JOB)
+    assert answer(lambda: job_of_run(tmp_path, {}), JOB) is None
+    (tmp_path / JOB).unlink()
+    (tmp_path / JOB).mkdir()
+    assert answer(lambda: job_of_run(tmp_path, {}), JOB) is None
+
+
+def test_the_watchdog_bites() -> None:
+    with pytest.raises(HungError), bounded(0.2):
+        while True:
+            pass
+
+
+def test_real_jobs_are_far_from_the_limit() -> None:
+    for path in sorted((PROJECT / "jobs").glob("*.yaml")):
+        assert sum(isinstance(event, yaml.NodeEvent) for event in yaml.parse(path.read_text())) < MAX_VALUES / 10
