@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/golf run jobs/smoke.yaml
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

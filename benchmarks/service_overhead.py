@@ -5,7 +5,8 @@
 
 `phases`: the time in which any seed was in no phase at all (gangs that start, files that move, MLflow) against the sum
 of the phases. `logging`: the training clocks of runs of the same seed in turn, with an event at every step in the
-logs and in MLflow, and with one event in all; the ratio of each pair, and their median.
+logs and in MLflow, and with one event in all; the ratio of each pair, and their median. With `--together` both runs of
+a pair go on at the same time, on a core each, so that a machine that is now faster and now slower does not show.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,12 @@ def main() -> None:
     phases.add_argument("run", type=Path)
     logging = commands.add_parser("logging")
     logging.add_argument("--pairs", type=int, default=3)
+    logging.add_argument("--together", action="store_true")
     arguments = parser.parse_args()
     if arguments.command == "phases":
         show_phases(arguments.run)
     else:
-        show_logging(arguments.pairs)
+        show_logging(arguments.pairs, arguments.together)
 
 
 def show_phases(run: Path) -> None:
@@ -82,21 +85,22 @@ def phase_seconds(log: Path) -> float:
     return total
 
 
-def show_logging(pairs: int) -> None:
+def show_logging(pairs: int, together: bool) -> None:
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(pairs):
             order = (1, STEPS) if number % 2 else (STEPS, 1)  # the machine gets no slower or faster for one of them
-            seconds = {every: train_seconds(Path(folder), every) for every in order}
+            places = [Path(folder) / f"pair-{number}-every-{every}" for every in order]
+            with ThreadPoolExecutor(2 if together else 1) as pool:
+                seconds = dict(zip(order, pool.map(train_seconds, places, order), strict=True))
             ratios.append(seconds[1] / seconds[STEPS])
             print(f"{STEPS} steps: {seconds[1]:.2f} s with all events, {seconds[STEPS]:.2f} s with one", end="")
             print(f", ratio {ratios[-1]:.4f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.4f}")
 
 
-def train_seconds(folder: Path, log_every: int) -> float:
+def train_seconds(output: Path, log_every: int) -> float:
     """The training clock of a run of one seed on one core."""
-    output = folder / f"every-{log_every}-{len(list(folder.iterdir()))}"
     job = {
         "name": "overhead",
         "preset": "small",
@@ -106,7 +110,7 @@ def train_seconds(folder: Path, log_every: int) -> float:
         "audit": {"positions": 0},
         "output": str(output),
     }
-    path = folder / f"{output.name}.yaml"
+    path = output.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(job))
     command = [sys.executable, "-m", "orchestrator", "run", str(path), "--address", "local"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"RAY_TMPDIR": "/tmp"})

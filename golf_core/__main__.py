@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
+from golf_core.breakdown import TokenLosses, breakdown_stage, scorers_of
 from golf_core.config import PRESETS, GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import Ranks, end_process, join_from_environment, leave
@@ -67,7 +68,9 @@ def _run(arguments: argparse.Namespace, config: GolfConfig, ranks: Ranks) -> Non
         export_stage(config, checkpoint, ranks, out, listener)
     if arguments.stage in ("evaluate", "run"):
         artifact = arguments.artifact if arguments.stage == "evaluate" else out / ARTIFACT_NAME
-        evaluate_stage(config, artifact, _data(arguments), ranks, out, listener)
+        kept = TokenLosses(ranks)
+        evaluated = evaluate_stage(config, artifact, _data(arguments), ranks, out, listener, kept)
+        breakdown_stage(kept, scorers_of(evaluated), config, _data(arguments), ranks, out, listener)
 
 
 def _print(event: Event) -> None:

@@ -17,31 +17,45 @@ class ModelConfig:
     """Sizes and constants of the transformer."""
 
     vocab_size: int = 1024
+    """Tokens of the vocabulary; the tokenizer must have as many."""
     num_layers: int = 11
+    """Transformer blocks."""
     model_dim: int = 512
+    """Width of the residual stream."""
     num_heads: int = 8
+    """Query heads; they divide `model_dim`."""
     num_kv_heads: int = 4
+    """Key/value heads, each shared by as many query heads; they divide `num_heads`."""
     mlp_mult: int = 3
     """Width of the MLP over `model_dim`."""
     bigram_vocab_size: int = 2048
     """Rows of the hashed-bigram table; the last one is kept for position 0."""
     bigram_dim: int = 128
+    """Width of a row, projected to `model_dim` where the two differ."""
     xsa_last_n: int = 4
     """Blocks, counted from the last, whose attention output is cleared of the position's own value vector."""
     rope_dims: int = 16
     """Dimensions of each head that are rotated; the rest carry no position."""
     rope_base: float = 10000.0
+    """Base of the rotary frequencies."""
     rope_train_len: int = 1024
     """Rows longer than this stretch the RoPE base."""
     ve_dim: int = 128
+    """Width of the shared value embedding, projected to that of all key/value heads where the two differ."""
     ve_layers: tuple[int, ...] = (9, 10)
     """Blocks that add the shared value embedding to their values."""
     logit_softcap: float = 30.0
+    """Logits are kept between this and its negative by a tanh."""
     qk_gain_init: float = 1.5
+    """First value of the learnt gain of each head's queries."""
     bigram_scale_init: float = 0.05
+    """First value of the learnt scale of the bigram embedding."""
     ve_scale_init: float = 0.1
+    """First value of the learnt scale of the value embedding."""
     tok_emb_init_std: float = 0.005
+    """Standard deviation of the token embedding's first values."""
     ve_init_std: float = 0.01
+    """Standard deviation of the value embedding's first values."""
     table_dtype: Dtype = "float32"
     """Storage of the embedding tables. The published run kept bfloat16, in which small updates vanish."""
 
@@ -75,6 +89,7 @@ class TrainConfig:
     batch_tokens: int = 786_432
     """Tokens of one global step, whatever the number of ranks."""
     seq_len: int = 2048
+    """Tokens of a row."""
     micro_batches: int = 8
     """Spans that a global batch is cut into; ranks take them in turn, so at most this many ranks."""
     iterations: int = 20_000
@@ -84,28 +99,43 @@ class TrainConfig:
     warmup_steps: int = 20
     """Steps run before the clock starts, then undone: they compile everything."""
     warmdown_steps: int = 3500
+    """Before the end, so many steps (as much time as they take on average) bring the learning rates down to zero."""
     muon_lr: float = 0.025
+    """Muon's learning rate, for the matrices of attention and MLP and the projections."""
     muon_momentum: float = 0.99
+    """Of Muon, once it has warmed up."""
     muon_momentum_start: float = 0.92
+    """At the first step; from there it rises linearly."""
     muon_momentum_warmup_steps: int = 1500
+    """Steps of that rise."""
     muon_steps: int = 5
     """Newton-Schulz iterations."""
     muon_dtype: Dtype = "bfloat16"
     """Precision of Newton-Schulz; CPUs without bfloat16 units want float32."""
     table_lr: float = 0.035
+    """AdamW's learning rate for the embedding tables."""
     scalar_lr: float = 0.025
+    """AdamW's learning rate for vectors, scalars and all that is neither table nor Muon's."""
     adam_beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
     adam_beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient."""
     adam_eps: float = 1e-8
+    """Added to AdamW's denominator."""
     weight_decay: float = 0.04
+    """Of both optimizers."""
     grad_clip: float = 0.3
+    """Gradients are scaled down to this norm over all parameters."""
     ema_decay: float = 0.997
+    """Decay a step of the average of the weights, which is what is exported."""
     qat_threshold: float = 0.15
     """Late QAT begins once the learning-rate factor falls under this."""
     qat_final_temperature: float = 0.05
+    """Of the soft rounding at the last step; it begins at 1."""
     val_every: int = 4000
     """Steps between validation passes (off the clock); 0 validates at the end alone."""
     log_every: int = 10
+    """Steps between log lines."""
     snapshot_seconds: float | None = None
     """Wall-clock seconds between snapshots (off the clock), from which training can be resumed: for experiments,
     never for a claim. None: no snapshots."""
@@ -137,7 +167,9 @@ class ArtifactConfig:
     int6_quantiles: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
     """Candidate row clips; the one with the least mean square error over the tensor is taken."""
     int8_quantile: float = 0.9999984
+    """Row clip of the tensors that are kept as int8."""
     lzma_preset: int = 6
+    """Effort of LZMA, 0 to 9."""
     cap_bytes: int | None = 16_000_000
     """Code and compressed weights together: the weights are made to fit what the code leaves. None: no cap, and the
     published quantisation as it is. A job sets it from its budget."""
@@ -194,8 +226,11 @@ class EvalConfig:
     """Sliding windows, test-time training (TTT) and the hedge mixer."""
 
     seq_len: int = 2048
+    """Tokens of a window."""
     stride: int = 64
+    """Tokens by which windows advance; each scores its last so many."""
     chunk_tokens: int = 32_768
+    """Tokens that are scored before anything is learned from them."""
     temperature: float = 0.98
     """Divides the logits when scoring; not in the TTT loss."""
     ttt: bool = True
@@ -203,23 +238,33 @@ class EvalConfig:
     hedge: bool = True
     """Compute the mixtures beside the neural figure."""
     ttt_lr: float = 5e-4
+    """AdamW's learning rate while adapting."""
     ttt_lr_ramp: float = 2.0
     """The rate's multiplier grows from 1 to 1 + this over the first `ttt_ramp_share` of the chunks."""
     ttt_ramp_share: float = 0.3
+    """Share of the chunks over which the rate grows."""
     ttt_beta1: float = 0.9
+    """As in training."""
     ttt_beta2: float = 0.999
+    """As in training."""
     ttt_epochs: int = 3
+    """Passes over a chunk while adapting on it."""
     ttt_rows_per_step: int = 32
     """Rows of one adaptation step over all ranks together, so that the figure depends on no world size."""
     ttt_grad_clip: float = 1.0
+    """As in training."""
     ttt_blocks: int = 2
     """Last blocks that are adapted whole."""
     polyak_decay: float = 0.998
+    """Decay a step of the average of the adapted weights, which is what scores."""
     hedge_eta: float = 0.1
+    """Learning rate of the published mixture's log weights."""
     hedge_min_tokens: int = 10_000
     """The neural expert stands alone until this many tokens have been counted."""
     count_smoothing: float = 0.1
+    """Added to each count of the published experts."""
     trigram_buckets: int = 65_536
+    """Buckets into which pairs of tokens are hashed for the trigram expert."""
     neural_log_weight: float = 2.0
     """Initial log weight of the neural expert; the others start at zero."""
     batch_windows: int = 32
@@ -334,7 +379,7 @@ def with_clock(config: GolfConfig, seconds: float | None) -> GolfConfig:
 def _leaves(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in changes.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found += _leaves(value, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", value))

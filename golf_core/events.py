@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from golf_core.records import to_dict
 
-Kind = Literal["phase_started", "phase_finished", "train_step", "validation", "chunk", "note"]
+Kind = Literal["phase_started", "phase_finished", "train_step", "validation", "chunk", "note", "system"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class Event:
     - train_step: step, total, loss (nats a token), lr_factor, ms_per_step, tokens_per_s, elapsed_s, eta_s;
     - validation: step, val_loss (nats a token), val_bpb;
     - chunk: chunk, total, bpb_neural, bpb_mixture, bpb_published (running), weights, elapsed_s, eta_s;
-    - note: message.
+    - note: message;
+    - system: what the machine is doing: elapsed_s, cpu_percent, memory_mib (in use on the node), memory_total_mib,
+      process_memory_mib, and `gpus`, a list of index, name, memory_mib, memory_total_mib, utilisation_percent, power_w,
+      temperature_c. Not of golf_core: whoever starts the ranks may add it.
     """
 
     kind: Kind

@@ -37,6 +37,9 @@ def event_line(event: Event) -> str:
         return f"{rest.pop('phase')} begins {named(rest, RUNNING_DIGITS)}".rstrip()
     if event.kind == "phase_finished":
         return f"{rest.pop('phase')} ends {named(rest, RUNNING_DIGITS)}"
+    if event.kind == "system":
+        gpus = {f"gpu{gpu['index']}": gpu for gpu in rest.pop("gpus", ())}
+        return f"system {named({**rest, **gpus}, RUNNING_DIGITS)}"
     counted = "chunk" if event.kind == "chunk" else "step"
     total = f"/{rest.pop('total')}" if "total" in rest else ""
     begin = f"{counted}:{rest.pop(counted)}{total}"

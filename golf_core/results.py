@@ -160,6 +160,10 @@ class EvalResult:
     kraft: KraftSums | None
     history: tuple[ChunkRecord, ...]
     repeat_tail: bool
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    """Of rank 0, which waits for its fellows in the phase that needs them: reading the artifact and the text
+    (`loading`), the model's losses (`scoring`), the mixtures' (`mixing`), test-time training (`adaptation`). What is
+    left of `seconds` went into reports."""
 
     @property
     def tokens_per_second(self) -> float:

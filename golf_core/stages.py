@@ -7,6 +7,7 @@ Every rank calls a stage; rank 0 writes. A stage's output is on disk before the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from golf_core.data.shards import TokenStream, train_shards, validation_tokens
 from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.distributed import Ranks
 from golf_core.errors import ArtifactError, ConfigError
-from golf_core.evaluate.score import Evaluator
+from golf_core.evaluate.score import Evaluator, Losses
 from golf_core.events import Event, Listener, ignore
 from golf_core.model.compute import should_compile
 from golf_core.records import save
@@ -92,11 +93,17 @@ def export_stage(
 
 
 def evaluate_stage(
-    config: GolfConfig, artifact: Path, paths: DataPaths, ranks: Ranks, out: Path, listener: Listener = ignore
+    config: GolfConfig,
+    artifact: Path,
+    paths: DataPaths,
+    ranks: Ranks,
+    out: Path,
+    listener: Listener = ignore,
+    keep: Callable[[list[Losses]], None] | None = None,
 ) -> EvalResult:
     """Evaluate the model read back from `artifact`; write the record into `out`.
 
-    The stage's time includes reading the artifact and the text, and any compilation.
+    The stage's time includes reading the artifact and the text, and any compilation. `keep` is shown every loss.
     """
     began = time.perf_counter()
     model = load_artifact(artifact).to(ranks.device)
@@ -107,7 +114,7 @@ def evaluate_stage(
         )
     text = open_text(paths, config, config.evaluate.max_tokens, ranks.device)
     compiled = should_compile(config.compile, ranks.device)
-    result = Evaluator(model, config.evaluate, text, ranks, listener, compiled).run(began)
+    result = Evaluator(model, config.evaluate, text, ranks, listener, compiled, keep).run(began)
     if ranks.is_first:
         save(result, out / EVALUATE_RECORD)
     ranks.barrier()

@@ -16,6 +16,7 @@ from orchestrator.export.app import export_app
 from orchestrator.fetch_command import fetch_command
 from orchestrator.preflight.command import AllowDirty, MaxCost, check_command, plan_command, preflight
 from orchestrator.redaction import Redactor
+from orchestrator.schema_command import schema_command
 from orchestrator.submit import submit_command
 
 app = typer.Typer(
@@ -111,12 +112,14 @@ def sync(
 @app.command()
 def rebuild(run_folder: RunFolder) -> None:
     """Write a run's results anew from its ledger, judge them, and send MLflow what it lacks."""
+    from orchestrator.extensions import run_written
     from orchestrator.rebuild import rebuild as write
     from orchestrator.sync import sync as send
 
     result, notes = write(run_folder, _redactor())
     for note in notes:
         _say(f"note: {note}")
+    run_written(run_folder.absolute(), _say)
     try:
         send(run_folder, None, _redactor(), _say)
     except RunError as error:
@@ -207,6 +210,7 @@ app.command(name="audit")(audit_command)
 app.command(name="check")(check_command)
 app.command(name="plan")(plan_command)
 app.command(name="submit")(submit_command)
+app.command(name="schema")(schema_command)
 app.add_typer(export_app, name="export")
 data_app.command(name="fetch")(fetch_command)
 
@@ -240,13 +244,22 @@ def export(
 def main() -> None:
     """Entry point: the user's mistakes end with a sentence and code 2, failed runs with code 1."""
     try:
-        app()
+        extended()()
     except UserError as error:
         typer.echo(f"error: {_redactor().redact(str(error))}", err=True)
         sys.exit(2)
     except GolfError as error:
         typer.echo(f"error: {_redactor().redact(str(error))}", err=True)
         sys.exit(1)
+
+
+@cache
+def extended() -> typer.Typer:
+    """The whole command, with what others add to it."""
+    from orchestrator.extensions import add_commands
+
+    add_commands(app)
+    return app
 
 
 @cache
@@ -271,6 +284,8 @@ def _show(result: object, folder: Path) -> None:
     if not console.is_terminal:  # a file has room for whole lines
         console = Console(width=120)
     console.print(claim_table(result))
+    for page in sorted(folder.glob("report.html")):
+        _say(f"report: {page}")
     _say(f"results: {folder}   (golf ui {folder.parent} opens MLflow)")
     if any(seed.status != "finished" for seed in result.seeds):
         sys.exit(1)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -170,10 +171,11 @@ def _listens(address: str) -> bool:
 
 
 @contextmanager
-def turn(kind: str, stopped: threading.Event) -> Iterator[bool]:
+def turn(kind: str, stopped: threading.Event) -> Iterator[Callable[[], None] | None]:
     """Inside, it is this job's turn among all jobs of the cluster that wait for machines of this kind.
 
-    Yields False where `stopped` was set first. The queue is an actor that all drivers share; it ends with the last.
+    Yields what keeps the turn, to be called every few seconds; None where `stopped` was set first. The queue is an
+    actor that all drivers share; it ends with the last.
     """
     import ray
     from ray.exceptions import RayActorError
@@ -191,11 +193,20 @@ def turn(kind: str, stopped: threading.Event) -> Iterator[bool]:
                 if stopped.wait(timeout=TURN_S):
                     return 1
 
+    asked = 0.0
+
+    def keep() -> None:
+        # Who falls silent is taken for dead, and room may be long in coming.
+        nonlocal asked
+        if time.monotonic() - asked >= TURN_S:
+            ask("ahead")
+            asked = time.monotonic()
+
     try:
         mine = ask("ahead") == 0
         while not mine and not stopped.wait(timeout=TURN_S):
             mine = ask("ahead") == 0
-        yield mine
+        yield keep if mine else None
     finally:
         with suppress(RayActorError, ValueError):
             actor = ray.get_actor(f"golf-turnstile-{kind}", namespace=NAMESPACE)

@@ -21,6 +21,7 @@ from golf_core.files import write_text
 from golf_core.progress import describe
 from orchestrator.claim import RunResult, SeedResult, judge
 from orchestrator.cluster import connected, ray_nodes, refuse_misfit, this_machine, turn
+from orchestrator.extensions import run_written
 from orchestrator.gang import Placement, start_gang
 from orchestrator.ledger import Ledger, this_process
 from orchestrator.limits import phase_limits
@@ -28,11 +29,13 @@ from orchestrator.outlook import out_of_reach
 from orchestrator.preflight.findings import Preflight
 from orchestrator.preflight.on_rank import DRY_STEPS
 from orchestrator.provenance import provenance
+from orchestrator.ray_metrics import RunMetrics
 from orchestrator.record import redacted
 from orchestrator.redaction import Redactor
 from orchestrator.rerun import JOB
 from orchestrator.resume import Remains, remains_of
 from orchestrator.seed_run import RESULT, EarlierSeed, SeedRun, check_gang, waiting_result
+from orchestrator.signals import interruptible
 from orchestrator.spec import Job
 from orchestrator.tracking import Tracker, store_of
 
@@ -55,9 +58,9 @@ def run_job(
     Raises `UserError` before anything runs when the data or the cluster cannot serve the job.
     """
 
-    def driver(alone: bool) -> _Driver:
+    def driver(alone: bool, stopped: threading.Event) -> _Driver:
         folder = new_folder(Path(job.output).absolute(), job.name)
-        return _Driver(job, say, folder, alone, redactor, earlier=earlier or {})
+        return _Driver(job, say, folder, alone, stopped, redactor, earlier=earlier or {})
 
     return _run(job, address, say, driver)
 
@@ -72,18 +75,22 @@ def resume_job(folder: Path, address: str | None, say: Say, redactor: Redactor |
     for note in remains.notes:
         say(note)
 
-    def driver(alone: bool) -> _Driver:
-        return _Driver(remains.job, say, folder, alone, redactor, remains=remains)
+    def driver(alone: bool, stopped: threading.Event) -> _Driver:
+        return _Driver(remains.job, say, folder, alone, stopped, redactor, remains=remains)
 
     return _run(remains.job, address, say, driver)
 
 
-def _run(job: Job, address: str | None, say: Say, driver: Callable[[bool], _Driver]) -> tuple[RunResult, Path]:
+def _run(
+    job: Job, address: str | None, say: Say, driver: Callable[[bool, threading.Event], _Driver]
+) -> tuple[RunResult, Path]:
     with connected(address, before_local=lambda: _check_here(job)) as local:
         nodes = ray_nodes()
         refuse_misfit(job.resources, nodes)
         say(_welcome(job, local, len(nodes)))
-        return driver(local).run()
+        stopped = threading.Event()
+        with _stopping(stopped, say):  # from before the ledger's first word until after its last
+            return driver(local, stopped).run()
 
 
 def check_on_gang(job: Job, address: str) -> Preflight:
@@ -137,13 +144,14 @@ class _Driver:
         say: Say,
         folder: Path,
         alone: bool,
+        stopped: threading.Event,
         redactor: Redactor | None = None,
         earlier: Mapping[int, EarlierSeed] | None = None,
         remains: Remains | None = None,
     ) -> None:
         self._redactor = redactor = redactor or Redactor.from_environment({})
         self._job, self._say, self.folder, self._alone = job, say, folder, alone
-        self._stopped = threading.Event()
+        self._stopped, self._cut_short = stopped, False
         self._reason = BY_USER
         self._ended = [result for result in (remains.seeds.values() if remains else ()) if result.status == "finished"]
         self._looking, self._out_of_reach = threading.Lock(), ""
@@ -170,6 +178,7 @@ class _Driver:
         self._last_said: dict[int, float] = {}
         self._tracking = Tracker(folder, store_of(job, folder), redactor, say)
         self._tracking.start()
+        self._metrics = RunMetrics(folder, job, alone)
         self._runs: dict[int, SeedRun] = {}
         for seed in job.seeds:
             result = remains.seeds[seed] if remains else waiting_result(seed)
@@ -181,29 +190,46 @@ class _Driver:
 
     def run(self) -> tuple[RunResult, Path]:
         try:
-            with _stopping(self._stopped, self._say):
-                self._run_seeds()
+            self._run_seeds()
         finally:
             result = self._result()
             unwritten = self._save(result)
-            wanting = self._tracking.close()
-            self._ledger.close()
-            if wanting:
-                self._say(wanting)
+            self._tell_others(not unwritten)
         if unwritten:
             raise RunError(f"{unwritten}; make room or mend it, and go on with: golf run --resume {self.folder}")
-        if self._stopped.is_set():
+        if self._cut_short:
             raise RunError(f"{self._reason}; what was finished is kept; go on with: golf run --resume {self.folder}")
         mistakes = [run.mistake for run in self._runs.values()]
         if mistakes[0] is not None and all(mistakes):
             raise mistakes[0]
         return result, self.folder
 
+    def _tell_others(self, written: bool) -> None:
+        """Draw the report and wait for MLflow. The figures are on disk: who has no patience may break this off."""
+        try:
+            with interruptible(signal.SIGINT, signal.SIGTERM):
+                if self._stopped.is_set() and not self._cut_short:  # when there was nothing left to stop
+                    raise KeyboardInterrupt
+                if written and not self._cut_short:  # else three seconds may be all that is left
+                    run_written(self.folder, self._say)
+                wanting = self._tracking.close()
+                if wanting:
+                    self._say(wanting)
+        except KeyboardInterrupt:
+            if written and not self._cut_short:
+                raise RunError(
+                    "interrupted when all seeds had ended; the figures are written, and the report and what MLflow "
+                    f"lacks are made up for by: golf rebuild {self.folder}"
+                ) from None
+        finally:
+            self._metrics.close()
+            self._ledger.close()
+
     def _save(self, result: RunResult) -> str:
         """Write down how the run stands; returns why that cannot be done, if so."""
         try:
             records.save(redacted(result, self._redactor, self.folder / RESULT), self.folder / RESULT)
-            if not self._stopped.is_set():
+            if not self._cut_short:
                 self._ledger.append("run_finished", verdict=result.claim.verdict)
         except OSError as error:
             return f"{self.folder / RESULT}: {error.strerror}"
@@ -218,6 +244,7 @@ class _Driver:
             for run in self._runs.values():
                 if run.result.status == "finished":
                     self._say(f"seed {run.result.seed}: finished before")
+                    self._metrics.on_end(run.result)
                     continue
                 placement = self._place()
                 if placement is None:
@@ -240,13 +267,13 @@ class _Driver:
         Ray serves waiting groups in no order, so only one waits at a time, of all jobs on the cluster.
         """
         kind = self._job.resources.accelerator or "cpu"
-        others = nullcontext(True) if self._alone else turn(kind, self._stopped)
-        with self._placing, others as mine:
-            if not mine:
+        others = nullcontext(lambda: None) if self._alone else turn(kind, self._stopped)
+        with self._placing, others as keep:
+            if keep is None:
                 return None
             placement = Placement(self._job.resources)
             try:
-                if placement.wait(self._stopped):
+                if placement.wait(self._stopped, keep):
                     return placement
             except BaseException:
                 placement.remove()
@@ -256,6 +283,7 @@ class _Driver:
 
     def _end_early(self, threads: Sequence[threading.Thread]) -> None:
         """Stopped: three seconds may be all that is left, so the state is on disk before the ranks are ended."""
+        self._cut_short = True
         with contextlib.suppress(RunError):
             self._ledger.append("run_stopped", reason=self._reason)
         self._save(self._result())
@@ -276,7 +304,9 @@ class _Driver:
         """All attempts at a seed: a failure of the machines is worth another."""
         seed, placement = run.result.seed, first
         for retries_left in range(self._job.limits.retries, -1, -1):
+            self._metrics.on_start(seed, len(run.result.attempts) + 1)
             result = run.run(placement)
+            self._metrics.on_end(result)
             self._say(f"seed {seed}: {result.status}" + (f": {result.error}" if result.error else ""))
             again = result.status == "failed" and result.attempts[-1].kind == "infrastructure" and retries_left
             if not again or self._stopped.is_set():
@@ -311,6 +341,9 @@ class _Driver:
             self._stopped.set()
 
     def _on_event(self, seed: int, event: Event) -> None:
+        self._metrics.on_event(seed, event)
+        if event.kind == "system":
+            return
         frequent = event.kind in ("train_step", "chunk")
         due = time.time() - self._last_said.get(seed, 0.0) >= SAY_EVERY_S
         if not frequent or due:

@@ -42,8 +42,8 @@ class Placement:
         bundles = [dict(bundle) for _ in range(resources.ranks // per_bundle)]
         self.group = placement_group(bundles, strategy="STRICT_PACK" if resources.nodes == 1 else "STRICT_SPREAD")
 
-    def wait(self, stopped: threading.Event) -> bool:
-        """Wait until the room is ours; False if `stopped` is set first.
+    def wait(self, stopped: threading.Event, meanwhile: Callable[[], None] | None = None) -> bool:
+        """Wait until the room is ours; False if `stopped` is set first. `meanwhile` is called several times a second.
 
         Raises `ClusterError` when Ray finds that no node can hold the gang.
         """
@@ -56,6 +56,8 @@ class Placement:
                 return True
             if state == "INFEASIBLE":
                 raise ClusterError("resources: no node of the cluster can hold one seed's gang any more")
+            if meanwhile is not None:
+                meanwhile()
         return False
 
     def remove(self) -> None:
@@ -92,8 +94,9 @@ class Gang:
     def call(self, method: str, *arguments: Any, limit_s: float, on_event: Listener | None = None) -> list[Any]:
         """Run `method` on all ranks at once; returns their results in rank order.
 
-        While they work, rank 0's events go to `on_event`. The first failure of any rank ends the call, as does a rank
-        without a sign of life (`LostError`) and the end of `limit_s` (`LimitError`).
+        While they work, rank 0's events go to `on_event`; without it they are kept for the next call. The first failure
+        of any rank ends the call, as does a rank without a sign of life (`LostError`) and the end of `limit_s`
+        (`LimitError`).
         """
         return self._call(self._actors, method, arguments, limit_s, on_event)
 
@@ -121,6 +124,10 @@ class Gang:
         host = LOOPBACK if self._placement.resources.nodes == 1 else places[0]["address"]
         port = self.call_first("serve", host, limit_s=limit_s) if len(self._actors) > 1 else 0
         joined = self.call("join", host, port, limit_s=limit_s)
+        beside = [
+            r["gpu"] for p, r in zip(places, joined, strict=True) if p["node"] == places[0]["node"] and "gpu" in r
+        ]
+        self.call_first("watch", beside, limit_s=limit_s)
         return [{"node": p["node"], "pid": p["pid"], **rank} for p, rank in zip(places, joined, strict=True)]
 
     def close(self) -> None:
@@ -180,9 +187,11 @@ class Gang:
         pulse = Pulse(len(self._actors), lambda rank: self._actors[rank].pulse.remote(), _answered, self._stall_seconds)
         steadiness = Steadiness(self._stall_seconds)
 
-        def relay(event: Event) -> None:
-            steadiness.saw(event)
-            if on_event is not None:
+        def drain() -> None:
+            if on_event is None:
+                return  # they wait for the next call to which somebody listens
+            for event in self._take_events():
+                steadiness.saw(event)
                 on_event(event)
 
         while waiting:
@@ -190,27 +199,26 @@ class Gang:
             failures = [error for finished in done if (error := _failure(finished)) is not None]
             if failures:
                 raise _root(failures, waiting)
-            self._drain(relay)
+            drain()
             pulse.check()
             if waiting:
                 steadiness.check()
             if waiting and time.monotonic() - began > limit_s:
                 raise LimitError(f"'{method}' did not end within {limit_s:g} s (limits); see the seed's log")
-        self._drain(relay)
+        drain()
         return [ray.get(call) for call in calls]
 
-    def _drain(self, on_event: Listener) -> None:
+    def _take_events(self) -> list[Event]:
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
         try:
-            events = ray.get(self._actors[0].events.remote(), timeout=self._stall_seconds)
+            events: list[Event] = ray.get(self._actors[0].events.remote(), timeout=self._stall_seconds)
         except GetTimeoutError:
             raise LostError(f"rank 0 shows no sign of life for {self._stall_seconds:g} s") from None
         except RayError as error:
             raise _explained(error) from None
-        for event in events:
-            on_event(event)
+        return events
 
 
 def _answered(calls: list[Any]) -> list[Any]:

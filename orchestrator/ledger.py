@@ -22,6 +22,7 @@ from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.records import to_dict
 
 LEDGER = "ledger.jsonl"
+LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,9 @@ class Ledger:
         self._redact = redact
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._lock = threading.Lock()
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _held(self._fd):
             os.close(self._fd)
-            raise RunError(f"{folder}: another process is at work on this run; wait for it, or stop it") from None
+            raise RunError(f"{folder}: another process is at work on this run; wait for it, or stop it")
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             os.write(self._fd, b"\n")  # a line that was torn by a crash stays on a line of its own
@@ -88,6 +87,17 @@ class Ledger:
     def close(self) -> None:
         """Let another process have it."""
         os.close(self._fd)
+
+
+def _held(fd: int) -> bool:
+    """Try to have the file alone. Whoever merely asks whether it is in use has it for an instant: see `in_use`."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(LOCK_PAUSE_S)
+    return False
 
 
 def in_use(folder: Path) -> bool:

@@ -24,8 +24,10 @@ from orchestrator.mlflow_content import (
     digest_of,
     parent_beginning,
     parent_ending,
+    running_tags,
 )
-from orchestrator.mlflow_store import Beginning, Call, Ending, Mirrored, Point, Store, masked, points_of
+from orchestrator.mlflow_series import Point, points_of
+from orchestrator.mlflow_store import Beginning, Call, Ending, Mirrored, Store, masked
 from orchestrator.redaction import Redactor
 from orchestrator.run_view import AttemptView, RunView, view_of
 
@@ -48,6 +50,8 @@ class Mirror:
         self._connected = False
         self._known: dict[str, Mirrored] = {}
         self._refused: set[tuple[str, str]] = set()
+        self._remarks: set[str] = set()
+        self._told: dict[str, str] = {}
         self._cached: tuple[tuple[int, int], RunView] | None = None
 
     @property
@@ -78,8 +82,10 @@ class Mirror:
             mirrored = self._open(child, goes_on=not ended)
             self._send_log(child.key, mirrored, attempt)
             if ended:
-                self._end(child.key, mirrored, attempt_ending(view, attempt, self._redactor))
-        if not alive:
+                self._end(child.key, mirrored, attempt_ending(view, attempt, self._redactor, self._remark))
+        if alive:
+            self._tell(beginning.key, parent, running_tags(view, self._redactor))
+        else:
             self._end(beginning.key, parent, parent_ending(view, self._redactor))
 
     def _view(self) -> RunView:
@@ -130,9 +136,20 @@ class Mirror:
         digest = digest_of(ending)
         if mirrored.final == digest:
             return
-        if self._all(key, self._store.end_calls(mirrored.run_id, ending)):
+        if self._all(key, self._store.end_calls(mirrored.run_id, ending, mirrored.model)):
             self._try(key, "a run's end", lambda: self._store.complete(mirrored.run_id, digest))
         mirrored.final, mirrored.running = digest, False
+
+    def _tell(self, key: str, mirrored: Mirrored, tags: dict[str, str]) -> None:
+        """Let the parent say how far the run has come."""
+        if self._told != tags and self._try(key, "tags", lambda: self._store.tag(mirrored.run_id, tags)):
+            self._told = tags
+
+    def _remark(self, sentence: str) -> None:
+        """Say once what is wanting in the folder; MLflow refused nothing."""
+        if sentence not in self._remarks:
+            self._remarks.add(sentence)
+            self._complain(sentence)
 
     def _all(self, key: str, calls: Iterable[tuple[str, Call]]) -> bool:
         # Each stands for itself: a file that cannot be uploaded does not keep the run from ending.

@@ -10,18 +10,20 @@ import fcntl
 import getpass
 import json
 import logging
-import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from golf_core.events import Event
+from orchestrator.mlflow_series import Point, finite
+from orchestrator.mlflow_table import VIEW_TAG, view_state
 
 # What MLflow takes in one call and in one value.
 MAX_METRICS = 1000
@@ -29,6 +31,7 @@ MAX_PARAMS = 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
 MAX_NAME_CHARS = 250
+MAX_DATASET_NAME = 500
 
 TRAINING_VIEW = "workflowType=machine_learning"
 """Query of a page's address that makes MLflow show runs and charts rather than its view for chat applications."""
@@ -41,6 +44,8 @@ DESCRIBED_TAG = "golf.described"
 """Tag that is set when all parameters are there."""
 FINAL_TAG = "golf.final"
 """Tag with the digest of the final figures and files, set when all of them are there."""
+MODEL_TAG = "golf.model"
+"""Tag with the digest of what the model is made from, set when all of the model is there."""
 
 Call = Callable[[], None]
 """One call of MLflow, ready to be made, and made again."""
@@ -62,6 +67,31 @@ class Beginning:
 
 
 @dataclass(frozen=True)
+class DataUsed:
+    """Data that a run used, as MLflow lists it."""
+
+    name: str
+    digest: str
+    """At most 36 characters."""
+    path: str
+    role: Literal["training", "validation"]
+    tokens: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files that go to MLflow as a folder, made when they are sent."""
+
+    name: str
+    """Of the folder among the run's artifacts."""
+    digest: str
+    """The same for the same content."""
+    make: Callable[[Path], None]
+    """Write the files into a folder, which is empty."""
+
+
+@dataclass(frozen=True)
 class Ending:
     """What a run of MLflow gets when it ends."""
 
@@ -73,6 +103,8 @@ class Ending:
     files: Sequence[Path] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     """Further files, by name."""
+    data: Sequence[DataUsed] = ()
+    model: Folder | None = None
 
 
 @dataclass
@@ -85,6 +117,8 @@ class Mirrored:
     described: bool = False
     final: str = ""
     """Digest of the ending that it has."""
+    model: str = ""
+    """Digest of the model that it has."""
     running: bool = True
 
 
@@ -104,7 +138,7 @@ class Store:
 
     def connect(self) -> None:
         """Import MLflow and find or create the experiment. A new SQLite store is created by one process alone."""
-        _tame_mlflow()
+        tame_mlflow()
         from mlflow import MlflowClient
 
         file = sqlite_path(self._uri)
@@ -116,13 +150,18 @@ class Store:
 
     def _find_experiment(self) -> str | None:
         found = self._client.get_experiment_by_name(self._experiment)
-        return None if found is None else found.experiment_id
+        if found is None:
+            return None
+        if VIEW_TAG not in found.tags:
+            with suppress(Exception):  # a convenience, which some servers may not allow
+                self._client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_state(time.time()))
+        return str(found.experiment_id)
 
     def _create_experiment(self, file: Path | None) -> str:
         # MLflow's default would be a folder in the current directory. A server chooses for itself.
         location = None if file is None else (file.parent / "mlflow-artifacts" / _slug(self._experiment)).as_uri()
         # MLflow guesses the kind otherwise, and asks the reader.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags = {"mlflow.experimentKind": "custom_model_development", VIEW_TAG: view_state(time.time())}
         try:
             return self._client.create_experiment(self._experiment, artifact_location=location, tags=tags)
         except Exception:
@@ -142,6 +181,7 @@ class Store:
                 sent=int(sent) if sent.isdecimal() else 0,
                 described=DESCRIBED_TAG in tags,
                 final=tags.get(FINAL_TAG, ""),
+                model=tags.get(MODEL_TAG, ""),
                 running=info.status == "RUNNING",
             )
         tags = {"mlflow.source.name": "golf", "mlflow.source.type": "JOB", KEY_TAG: item.key}
@@ -172,20 +212,36 @@ class Store:
         metrics = [Metric(_name(point.name), point.value, int(point.time * 1000), point.step) for point in points]
         self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(SENT_TAG, str(sent))])
 
-    def end_calls(self, run_id: str, item: Ending) -> Iterator[tuple[str, Call]]:
-        """Calls that log the final figures, tags and files and end the run."""
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set a few tags."""
+        for _, call in self._tag_calls(run_id, tags):
+            call()
+
+    def end_calls(self, run_id: str, item: Ending, model_there: str = "") -> Iterator[tuple[str, Call]]:
+        """Calls that log the final figures, tags and files and end the run; `model_there`: digest of its model."""
         from mlflow.entities import Metric
 
         at_ms = int(item.time * 1000)
-        metrics = [Metric(_name(name), value, at_ms, 0) for name, value in _finite(item.metrics).items()]
+        metrics = [Metric(_name(name), value, at_ms, 0) for name, value in finite(item.metrics).items()]
         for part in _parts(metrics, MAX_METRICS):
             yield "final figures", partial(self._client.log_batch, run_id, metrics=part)
         yield from self._tag_calls(run_id, item.tags)
+        if item.data:
+            yield "the data's names", partial(self._client.log_inputs, run_id, datasets=_inputs(item.data))
         for path in item.files:
             yield f"the file {path.name}", partial(self._client.log_artifact, run_id, str(path))
         for name, text in item.texts.items():
             yield f"the file {name}", partial(self._client.log_text, run_id, text, name)
+        if item.model is not None and item.model.digest != model_there:
+            yield f"the {item.model.name}", partial(self._send_folder, run_id, item.model)
         yield "a run's end", partial(self._client.set_terminated, run_id, item.status, at_ms)
+
+    def _send_folder(self, run_id: str, folder: Folder) -> None:
+        with TemporaryDirectory(prefix="golf-") as place:
+            content = Path(place) / folder.name
+            folder.make(content)
+            self._client.log_artifacts(run_id, str(content), folder.name)
+        self._client.set_tag(run_id, MODEL_TAG, folder.digest)
 
     def complete(self, run_id: str, digest: str) -> None:
         """Note that all of an ending is there."""
@@ -220,47 +276,6 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of a series."""
-
-    name: str
-    step: int
-    value: float
-    time: float
-    """Seconds since the epoch."""
-
-
-def points_of(event: Event) -> list[Point]:
-    """The points that an event adds to a seed's series; none for one whose fields are damaged."""
-    try:
-        step, values = series(event)
-    except (LookupError, TypeError, ValueError, OverflowError):
-        return []
-    return [Point(name, step, value, event.time) for name, value in values.items()]
-
-
-def series(event: Event) -> tuple[int, dict[str, float]]:
-    """The points that an event adds to a seed's series: the step (or chunk, or 0), and values by metric name.
-
-    Losses in nats a token, weights as shares of 1, times in the unit that the name ends in. What is missing or not
-    finite is left out.
-    """
-    f = event.fields
-    if event.kind == "train_step":
-        names = ("loss", "lr_factor", "ms_per_step", "tokens_per_s")
-        return int(f["step"]), _finite({f"train/{name}": f.get(name) for name in names})
-    if event.kind == "validation":
-        return int(f["step"]), _finite({"val/loss": f.get("val_loss"), "val/bpb": f.get("val_bpb")})
-    if event.kind == "chunk":
-        values = {f"eval/bpb_{name}": f.get(f"bpb_{name}") for name in ("neural", "mixture", "published")}
-        values |= {f"eval/weight_{expert}": weight for expert, weight in (f.get("weights") or {}).items()}
-        return int(f["chunk"]), _finite(values)
-    if event.kind == "phase_finished":
-        return 0, _finite({f"time/{f['phase']}_seconds": f.get("seconds")})
-    return 0, {}
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, str | float]:
@@ -299,7 +314,8 @@ def masked(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//", text)
 
 
-def _tame_mlflow() -> None:
+def tame_mlflow() -> None:
+    """Import MLflow with our patience and our silence."""
     # Ours is the patience with a server that is away, and ours are the sentences about it; the user's own settings
     # go first. Set before the import because some are read there.
     for name, value in {
@@ -325,8 +341,23 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+def _inputs(data: Sequence[DataUsed]) -> list[Any]:
+    """Data as MLflow's entities."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=item.name[:MAX_DATASET_NAME],
+                digest=item.digest,
+                source_type="local",
+                source=json.dumps({"uri": item.path}),
+                profile=json.dumps({"num_tokens": item.tokens, "num_shards": item.shards}),
+            ),
+            [InputTag("mlflow.data.context", item.role)],
+        )
+        for item in data
+    ]
 
 
 def _parts(entries: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

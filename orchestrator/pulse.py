@@ -67,6 +67,8 @@ class Steadiness:
 
     def saw(self, event: Event) -> None:
         """Take note of rank 0's event."""
+        if event.kind == "system":
+            return  # it comes from beside the work, and says nothing of its progress
         now = self._now()
         last = event.fields.get("total") in (event.fields.get("step"), event.fields.get("chunk"))
         if event.kind not in ("train_step", "chunk") or last:

@@ -81,6 +81,8 @@ def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: boo
     if result.status == "finished" and (evaluate is None or (result.audit is not None and audit is None)):
         kept = replace(kept, status="failed", error="not finished")
     attempts = attempts_of(place, seed, entries, result.attempts)
+    if kept.status == "finished":
+        return replace(kept, attempts=attempts)  # it is not run again: what its own result says stays true
     started = next((e.time for e in entries if e.kind == "seed_started" and e.fields.get("seed") == seed), None)
     return replace(kept, attempts=attempts, started=started or result.started)
 

@@ -33,7 +33,7 @@ from orchestrator.spec import Job
 ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
 READABLE = "train_gpt_readable.py"
 LOG, RESULT, DATA, AUDIT = "log.jsonl", "result.json", "data.json", "audit.json"
-PREFLIGHT = "preflight.json"
+PREFLIGHT, BREAKDOWN = "preflight.json", "breakdown.json"
 SNAPSHOT = "snapshot.bin"
 SNAPSHOT_WAIT_S = 30.0
 
@@ -164,7 +164,8 @@ class SeedRun:
         self.ledger.append("gang_started", seed=self.result.seed, ranks=ranks)
         self._note("checking the data")
         data = None if job.data == "sample" else job.data.model_dump()
-        opened = self._gang.call("open", records.to_dict(job.config), data, limit_s=limits.start)
+        config = records.to_dict(job.config)
+        opened = self._gang.call("open", config, data, limit_s=limits.start, on_event=self._relay)
         self.data = records.from_dict(DataRecord, opened[0])
         records.save(self.data, self.folder / DATA)
         if job.resources.accelerator is not None:
@@ -228,6 +229,11 @@ class SeedRun:
         artifact = (self.folder / ARTIFACT).read_bytes()
         evaluated = gang.call("evaluate", artifact, limit_s=self._limits.evaluate, on_event=self._relay)[0]
         self._on_gang.add(ARTIFACT)
+        # The figures stand without it: it is no stage's file, and its loss costs no evaluation.
+        (self.folder / BREAKDOWN).unlink(missing_ok=True)
+        sorted_losses = gang.glance(BREAKDOWN, self._limits.transfer)
+        if sorted_losses is not None:
+            write_bytes(self.folder / BREAKDOWN, sorted_losses)
         self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
 
     def _audit(self, gang: Gang) -> None:

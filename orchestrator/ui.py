@@ -19,6 +19,8 @@ from typing import IO
 
 from golf_core.errors import RunError, UserError
 from orchestrator.mlflow_store import TRAINING_VIEW, sqlite_path
+from orchestrator.mlflow_table import VIEW_QUERY
+from orchestrator.signals import interruptible
 
 DEFAULT_PORT = 5000
 START_TIMEOUT_S = 120.0
@@ -47,7 +49,7 @@ def serve(uri: str, port: int | None, host: str = "127.0.0.1") -> None:
     address = f"http://{_reachable(host)}:{port}"
     with (
         tempfile.TemporaryFile() as log,
-        _interruptible(),
+        interruptible(signal.SIGTERM, signal.SIGHUP),
         server_process(uri, host, port, log) as server,
         suppress(KeyboardInterrupt),
     ):
@@ -122,18 +124,6 @@ def _group_alive(group: int) -> bool:
     return True
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal act like Ctrl-C within the block."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of this machine
@@ -153,7 +143,7 @@ def _runs_page(file: Path | None) -> str:
     with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as store:
         newest = store.execute("SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1").fetchone()
         if newest:
-            return f"/#/experiments/{newest[0]}/runs?{TRAINING_VIEW}"
+            return f"/#/experiments/{newest[0]}/runs?{TRAINING_VIEW}&{VIEW_QUERY}"
     return ""
 
 

@@ -75,7 +75,14 @@ class Rank:
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             store = self._store if self._rank == 0 else connect_store(port, self._world_size, host)
         self._ranks = join(self._rank, self._world_size, device, store)
-        return {"device": device_name(device), "cuda": str(torch.version.cuda)}
+        found = {"device": device_name(device), "cuda": str(torch.version.cuda)}
+        return found | ({"gpu": f"GPU-{torch.cuda.get_device_properties(device).uuid}"} if self._gpu else {})
+
+    def watch(self, uuids: list[str]) -> None:
+        """Begin to emit what this machine and these of its GPUs are doing, every few seconds."""
+        from orchestrator.system_sampler import Sampler
+
+        Sampler(self._listener, uuids).start()
 
     def open(self, config: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any] | None:
         """Find and check the data on this node; rank 0 returns its `DataRecord` as a mapping.
@@ -148,14 +155,19 @@ class Rank:
         return to_dict(result)
 
     def evaluate(self, artifact: bytes) -> dict[str, Any]:
-        """The evaluation stage, on the artifact's bytes as they lie in the run's folder."""
+        """The evaluation stage, on the artifact's bytes as they lie in the run's folder; leaves a breakdown here."""
         from golf_core.artifact.export import ARTIFACT_NAME
+        from golf_core.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
         from golf_core.files import write_bytes
         from golf_core.stages import evaluate_stage
 
         path, out = self.path(ARTIFACT_NAME), self._folder
         write_bytes(path, artifact)
-        return to_dict(evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener))
+        self.path(BREAKDOWN).unlink(missing_ok=True)
+        kept = TokenLosses(self._ranks)
+        result = evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener, kept)
+        breakdown_stage(kept, scorers_of(result), self._config, self._paths, self._ranks, out, self._listener)
+        return to_dict(result)
 
     def audit(self, positions: int, seed: int) -> dict[str, Any]:
         """Audit the evaluation of the artifact that was evaluated last, on this rank alone; leaves the report here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 # Small models: threads that wait for each other on a busy machine make these tests ten times slower. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a script starts in its background is deaf to Ctrl-C, and so would be all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests
 
@@ -31,6 +36,12 @@ def sample_folder() -> Path:
     from golf_core.data.sample import build_sample, default_sample_folder
 
     return build_sample(default_sample_folder())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests start clusters come first: they take long, and at the end one alone would keep all waiting."""
+    long = {item.path for item in items if item.get_closest_marker("ray") is not None}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -45,4 +45,4 @@ def test_nothing_is_read_from_the_environment_at_import(path: Path) -> None:
 def test_ray_is_kept_behind_a_few_modules() -> None:
     """Another scheduler would replace these alone."""
     users = {path.stem for path in (REPO / "orchestrator").rglob("*.py") if "ray" in imports(path)}
-    assert users <= {"cluster", "gang", "submit", "follow"}
+    assert users <= {"cluster", "gang", "submit", "follow", "ray_metrics"}

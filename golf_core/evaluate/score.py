@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from golf_core.evaluate.adaptation import TestTimeTrainer
 from golf_core.evaluate.experts import Positions, neural_terms
 from golf_core.evaluate.kraft import KraftMeter
 from golf_core.evaluate.published import Published
+from golf_core.evaluate.timing import PhaseTimes
 from golf_core.evaluate.windows import Windows, chunk_windows, sliding_windows
 from golf_core.events import Event, Listener, ignore
 from golf_core.hardware import device_name
@@ -87,7 +88,10 @@ class Losses:
 
 
 class Evaluator:
-    """One evaluation of `model` on this rank. `run()` gives the same figures on any number of ranks."""
+    """One evaluation of `model` on this rank. `run()` gives the same figures on any number of ranks.
+
+    `keep` is shown the losses of each chunk (`golf_core.breakdown.TokenLosses`).
+    """
 
     def __init__(
         self,
@@ -97,8 +101,10 @@ class Evaluator:
         ranks: Ranks,
         listener: Listener = ignore,
         compiled: bool = False,
+        keep: Callable[[list[Losses]], None] | None = None,
     ) -> None:
         self.config, self.text, self.ranks = config, text, ranks
+        self._keep = keep
         self._emit = listener if ranks.is_first else ignore
         self._trainer = TestTimeTrainer(model, config, text, ranks, compiled) if config.ttt else None
         self._scorer = self._trainer.scorer if self._trainer else model
@@ -111,6 +117,7 @@ class Evaluator:
         self._mixer = Mixer(config.mixer, vocab, text.tokens, ranks) if mixing else None
         self._kraft = KraftMeter(ranks)
         self._totals = Totals(ranks.device)
+        self._times = PhaseTimes(ranks.device)
         self._windows = sliding_windows(text.num_targets, config.seq_len, config.stride, config.repeat_tail)
         # The last chunk with a window of its own: windows reach over chunk ends where the stride does not divide them.
         self.num_chunks = int(self._windows.first[-1]) // config.chunk_tokens + 1
@@ -124,14 +131,19 @@ class Evaluator:
 
     def run(self, began: float | None = None) -> EvalResult:
         """Evaluate the whole text. `began` (perf_counter) lets the time include what came before, such as loading."""
-        began = time.perf_counter() if began is None else began
+        now = time.perf_counter()
+        began = now if began is None else began
         self._emit(Event("phase_started", {"phase": "evaluate", "total": self.num_chunks}))
+        self._times.start()
         for chunk in range(self.num_chunks):
-            self.score_windows(self.windows_of(chunk), chunk_ends=True)
+            losses = self.score_windows(self.windows_of(chunk), chunk_ends=True)
+            if self._keep:
+                self._keep(losses)
             self.adapt(chunk)
+            self._times.ended("adaptation")
             self._report(chunk, time.perf_counter() - began)
         seconds = self.ranks.agree([time.perf_counter() - began])[0]
-        result = self._result(seconds)
+        result = self._result(seconds, {"loading": now - began, **self._times.seconds()})
         figures = {f"bpb_{name}": self._totals.bpb(name) for name in self.scorers}
         self._emit(Event("phase_finished", {"phase": "evaluate", "seconds": seconds, **figures}))
         return result
@@ -151,10 +163,12 @@ class Evaluator:
         if self._mixer:
             self._mixer.look(first, last, measured)
         losses = [self._score(batch, measured) for batch in self._batches(windows)]
+        self._times.ended("scoring")
         if self._mixer:
             losses.append(self._score_mixture(self._mixer, first, last, measured, chunk_ends))
         if chunk_ends:
             self._finish_chunk(first)
+        self._times.ended("mixing")
         return losses
 
     def adapt(self, chunk: int) -> None:
@@ -250,7 +264,7 @@ class Evaluator:
         }
         self._emit(Event("chunk", fields))
 
-    def _result(self, seconds: float) -> EvalResult:
+    def _result(self, seconds: float, by_phase: dict[str, float]) -> EvalResult:
         totals = self._totals.all
         tokens, mixed = totals[Totals.TOKENS], self._totals.mixed
         scores = {
@@ -276,4 +290,5 @@ class Evaluator:
             kraft=self._kraft.result(),
             history=tuple(self.history),
             repeat_tail=self.config.repeat_tail,
+            seconds_by_phase=by_phase,
         )

@@ -37,8 +37,21 @@ def check_here(job: Job, allow_dirty: bool = False, will_run_here: bool = True) 
     findings += [check_mlflow(job.mlflow.tracking_uri, job.output)]
     if will_run_here:
         findings += check_machine(job)
-        findings += check_data_folder(data_of(job), *lengths(job))
+        findings += _check_data(job)
     return findings
+
+
+def _check_data(job: Job) -> list[Finding]:
+    """The data on this machine; those that are fetched when the run begins may be missing."""
+    findings = check_data_folder(data_of(job), *lengths(job))
+    if job.data == "sample" or job.data.fetch is None:
+        return findings
+    missing = [finding for finding in findings if finding.level == "error"]
+    if not missing:
+        return findings
+    what = f"the data are not all here ({missing[0].what}); they are fetched when the run begins"
+    remedy = "fetch them now, so that no gang has to wait: golf data fetch"
+    return [f for f in findings if f.level != "error"] + [warning(what, missing[0].where, remedy)]
 
 
 def check_commit(job: Job, origin: Mapping[str, str], allow_dirty: bool) -> Finding:

@@ -43,6 +43,9 @@ def test_every_stage_leaves_its_record(finished: Path) -> None:
     assert exported.weight_bytes == (finished / "model.golf").stat().st_size
     assert evaluated.tokens == 4096 and evaluated.mixture is not None and evaluated.kraft is not None
     assert evaluated.kraft.mixture_max_error < 1e-5
+    assert set(evaluated.seconds_by_phase) == {"loading", "scoring", "mixing", "adaptation"}
+    assert all(seconds > 0 for seconds in evaluated.seconds_by_phase.values())
+    assert 0.8 * evaluated.seconds < sum(evaluated.seconds_by_phase.values()) <= evaluated.seconds
     assert evaluated.kraft.published_formula_max_error < 1e-5
     kinds = [json.loads(line)["kind"] for line in (finished / "log.jsonl").read_text().splitlines()]
     assert kinds.count("train_step") == 4 and kinds.count("chunk") == 4

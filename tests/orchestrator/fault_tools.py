@@ -25,7 +25,7 @@ from orchestrator.seed_run import STAGE_FILES
 
 # Long enough that each stage can be met in the middle of its work.
 SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}
-LIMITS = {"stall_seconds": 12, "retries": 1}
+LIMITS = {"stall_seconds": 20, "retries": 1}
 
 
 class Service:
@@ -97,13 +97,21 @@ def place(tmp_path: Path) -> Iterator[Path]:
     assert no_orphans(tmp_path), "processes are left"
 
 
-def no_orphans(folder: Path, patience: float = 15) -> bool:
-    """No process that was started for this folder is left."""
+def no_orphans(folder: Path, patience: float = 75) -> bool:
+    """No process that was started for this folder is left.
+
+    Where a driver was killed, what Ray was just starting looks for its head for up to a minute before it gives up.
+    """
     end = time.monotonic() + patience
+    left: list[psutil.Process] = []
     while time.monotonic() < end:
-        if not [p for p in psutil.process_iter() if str(folder / "tmp") in _temporary_folder(p)]:
+        left = [p for p in psutil.process_iter() if str(folder / "tmp") in _temporary_folder(p)]
+        if not left:
             return True
         time.sleep(0.2)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            print(process, " ".join(process.cmdline())[:300])  # noqa: T201
     return False
 
 

@@ -74,8 +74,10 @@ def test_one_of_two_ranks_is_killed(place: Path, undisturbed: dict[int, float], 
 def test_the_driver_is_killed(stage: str, place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
     service = Service(place, job(place), "--address", "local")
     service.wait_for(in_stage(stage))
+    ranks = [psutil.Process(pid) for pid in service.ranks()]
     service.process.kill()
     service.ends()
+    assert ranks and not psutil.wait_procs(ranks, timeout=15)[1], "a rank is left, and holds its GPU"
     assert no_orphans(place)
     resumed = Service(place, "--resume", str(service.run), "--address", "local")
     assert resumed.ends() == 0, resumed.text
@@ -104,8 +106,23 @@ def test_stopping_writes_the_state_in_time(place: Path, undisturbed: dict[int, f
     tell("SIGTERM, and SIGKILL 3 s later", service, "stopping", "state written in time; `--resume`: same figures")
 
 
-def test_a_run_is_resumed_by_one_process_at_a_time(place: Path, tell: Tell) -> None:
+def test_stopping_when_all_seeds_have_ended(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+    """There is nothing left to stop: the run's end is written, and nobody is kept waiting."""
     service = Service(place, job(place), "--address", "local")
+    service.wait_for(lambda s: any(entry.kind == "seed_finished" for entry in s.entries()))
+    service.process.send_signal(signal.SIGTERM)
+    assert service.ends(20) == 1, service.text
+    assert service.entries()[-1].kind in ("run_finished", "run_stopped")
+    assert "golf rebuild" in service.text or "golf run --resume" in service.text
+    resumed = Service(place, "--resume", str(service.run), "--address", "local")
+    assert resumed.ends() == 0, resumed.text
+    check_whole(service.run, undisturbed)
+    tell("SIGTERM when the last seed has ended", service, "error:", "the run's end is written")
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(place: Path, tell: Tell) -> None:
+    for_minutes = SLOWER | {"train.iterations": 100_000}
+    service = Service(place, job(place, overrides=for_minutes), "--address", "local")
     service.wait_for(in_stage("train"))
     second = golf("run", "--resume", str(service.run), "--address", "local")
     assert second.returncode == 1 and "another process is at work on this run" in second.stderr

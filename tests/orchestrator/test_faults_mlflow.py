@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -45,6 +46,17 @@ def test_mlflow_does_not_work(
     assert again.returncode == 0, again.stdout + again.stderr
     assert in_store(place / "mlflow.db") == {service.run.name: ("FINISHED", 0), "seed 42": ("FINISHED", 25)}
     tell(f"MLflow {how}, at every call", service, OUTSIDE, "the run ends as ever; `golf sync` sends everything")
+
+
+def test_no_patience_with_mlflow(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+    with server(hangs) as uri:
+        mlflow = {"tracking_uri": uri.replace("me:secret@", ""), "experiment": "parameter-golf"}
+        service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+        service.wait_for(lambda s: (s.run / "report.html").exists() if s.events() else False)
+        service.process.send_signal(signal.SIGINT)
+        assert service.ends(20) == 1 and f"golf rebuild {service.run}" in service.text, service.text
+    check_whole(service.run, undisturbed)
+    tell("Ctrl-C while the run's end is sent to MLflow", service, "interrupted", "the figures are written")
 
 
 @contextmanager

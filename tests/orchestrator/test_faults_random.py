@@ -44,6 +44,8 @@ SIGNS = {
 """Signs of life in the order of their coming, and how many are waited for at the most."""
 LONGEST_DELAY_S = 0.8
 END_S = 180
+FOUND_A_HOLE = 378404997
+"""These moments once met a run between its last seed and its last word. GOLF_FAULTS_SEED draws others."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ def finish(service: Service, folder: Path, undisturbed: dict[int, float]) -> Non
 
 def test_stopped_at_random_moments(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
     """Ten stops in all; where a run ends before the tenth, the next run takes the rest of them."""
-    seed = int(os.environ.get("GOLF_FAULTS_SEED") or random.SystemRandom().randrange(1 << 30))
-    print(f"GOLF_FAULTS_SEED={seed} draws these moments again")  # noqa: T201
+    seed = int(os.environ.get("GOLF_FAULTS_SEED") or FOUND_A_HOLE)
+    print(f"GOLF_FAULTS_SEED={seed} draws these moments")  # noqa: T201
     moments = draw(seed)
     for number in itertools.count(1):
         folder = place / f"{number}"

@@ -276,3 +276,13 @@ def test_plan_needs_neither_torch_nor_ray() -> None:
 def test_findings_read_as_sentences() -> None:
     assert sentence(ok("fine", "here")) == "here: fine"
     assert Preflight((ok("fine", "here"),)).exit_code == 0
+
+
+def test_data_that_will_be_fetched_may_be_missing(tmp_path: Path) -> None:
+    place = {"path": str(tmp_path / "none"), "tokenizer": str(tmp_path / "none.model")}
+    fetched = load_job(write_job(tmp_path, data={**place, "fetch": {"variant": "sp1024"}}))
+    found = check_here(fetched)
+    assert not [sentence(f) for f in found if f.level == "error" and "none" in sentence(f)]
+    (said,) = [sentence(f) for f in found if "fetched when the run begins" in f.what]
+    assert "golf data fetch" in said
+    assert any("none" in text for text in errors(check_here(load_job(write_job(tmp_path, data=place)))))

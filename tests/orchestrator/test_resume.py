@@ -12,6 +12,7 @@ from claim_builders import CANDIDATE, audit_record, finished, job
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
+from orchestrator.claim import SeedResult
 from orchestrator.ledger import Ledger
 from orchestrator.resume import remains_of
 from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, begin_log
@@ -47,6 +48,11 @@ def test_what_is_whole_is_kept(run: Path) -> None:
     remains = remains_of(run)
     assert remains.seeds[42].status == "finished" and stages(run) == list(STAGE_FILES)
     assert remains.notes == () and remains.attempt == 1 and remains.seeds[42].attempts == ()
+
+
+def test_a_finished_seed_is_as_its_own_result_says(run: Path) -> None:
+    """A package compares the two: the ledger's times are rounded, and nothing else began the seed."""
+    assert remains_of(run).seeds[42] == records.load(SeedResult, run / "seed-42" / RESULT)
 
 
 def test_an_attempt_that_ended_without_a_word(run: Path) -> None:

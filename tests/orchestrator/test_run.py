@@ -103,11 +103,13 @@ def test_mlflow_has_the_claim_and_the_seeds(finished: tuple[Path, str]) -> None:
         for seed in result.seeds:
             assert seed.evaluate and seed.evaluate.mixture and seed.export
             found = metrics(f"seed {seed.seed}")
-            assert found["bpb_mixture"] == pytest.approx(seed.evaluate.mixture.bpb)
-            assert found["artifact_bytes"] == seed.export.total_bytes
-            assert {"train/loss", "eval/bpb_neural", "mean_log_z", "steps", "peak_memory_mib"} <= set(found)
+            assert found["bpb/mixture"] == pytest.approx(seed.evaluate.mixture.bpb)
+            assert found["artifact/total_bytes"] == seed.export.total_bytes
+            assert {"train/loss", "eval/bpb_neural", "eval/mean_log_z", "train/steps", "train/peak_memory_mib"} <= set(
+                found
+            )
         parent = metrics(folder.name)
-        assert parent["bpb_mixture_mean"] == pytest.approx(result.claim.scores["mixture"].mean)
+        assert parent["claim/bpb_mixture_mean"] == pytest.approx(result.claim.scores["mixture"].mean)
         tags = dict(store.execute("select key, value from tags where run_uuid = ?", (runs[folder.name],)).fetchall())
         assert tags["verdict"] == "no claim"
         steps = store.execute(
@@ -123,7 +125,7 @@ def test_show_judges_the_same_again(finished: tuple[Path, str], tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("results:")[0].strip() in output
     lines = table.read_text().splitlines()
-    assert len(lines) == 4 and "bpb_mixture" in lines[0]
+    assert len(lines) == 4 and "bpb/mixture" in lines[0]
 
 
 def test_same_artifacts_on_two_ranks(finished: tuple[Path, str], tmp_path: Path) -> None:

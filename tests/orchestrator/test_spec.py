@@ -206,6 +206,8 @@ def test_a_damaged_record_is_named() -> None:
             "overrides.train.iteration: no such field; did you mean 'iterations'?",
         ),
         ("overrides: {trian.iterations: 2}", "overrides.trian: no such field; did you mean 'train'?"),
+        ("overrides: {trian: {}}", "overrides.trian: no such field; did you mean 'train'?"),
+        ("overrides: {train.iterations: {}}", "overrides.train.iterations: expected int, got {}"),
         ("overrides: {train: 5}", "overrides.train: is a group of fields"),
         ("overrides: {train: {iterations: many}}", "overrides.train.iterations: expected int, got 'many'"),
         ("overrides: {train: {iterations: true}}", "overrides.train.iterations: expected int, got True"),

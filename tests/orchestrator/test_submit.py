@@ -462,11 +462,7 @@ class TestClusterSentences:
 
 
 def golf_submit(arguments: Sequence[str], cwd: Path, env: dict[str, str], timeout: float = 100) -> Any:
-    code = (
-        "from orchestrator.submit import submit_command; import typer; app = typer.Typer(); "
-        "app.command()(submit_command); from orchestrator import cli; cli.app = app; cli.main()"
-    )
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-m", "orchestrator", "submit", *arguments]
     env = env | {"PYTHONPATH": str(REPO)}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)
 

@@ -34,7 +34,8 @@ from golf_core.errors import RunError
 from golf_core.events import Event
 from orchestrator import mirror as mirror_module
 from orchestrator.mirror import Mirror, OutageError, sole_writer
-from orchestrator.mlflow_store import MAX_PARAM_CHARS, Store, default_uri, flatten, series, sqlite_path
+from orchestrator.mlflow_series import series
+from orchestrator.mlflow_store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
 from orchestrator.redaction import Redactor
 from orchestrator.sync import sync
 from orchestrator.tracking import Tracker
@@ -112,10 +113,10 @@ def test_parent(whole: tuple[Path, Seen]) -> None:
     assert set(seen.runs) == {"run-1", "seed 42", "seed 1337", "seed 2024"}
     assert parent.info.status == "FINISHED"
     assert parent.data.params["config.train.batch_tokens"] == "786432"
-    assert parent.data.metrics["bpb_mixture_mean"] == pytest.approx(sum(CANDIDATE) / 3)
+    assert parent.data.metrics["claim/bpb_mixture_mean"] == pytest.approx(sum(CANDIDATE) / 3)
     assert parent.data.tags["verdict"] == "claim"
     assert parent.data.tags["git_commit"] == "c0ffee" and parent.data.tags["run_folder"] == str(folder)
-    assert "mixture" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.note.content"].startswith("**Claim")
     assert seen.files("run-1") == {"result.json", "job.json"}
     assert not Path("mlruns").exists() and not Path("mlartifacts").exists()
 
@@ -127,7 +128,7 @@ def test_child(whole: tuple[Path, Seen]) -> None:
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (child.data.tags["seed"], child.data.tags["attempt"], child.data.tags["status"]) == ("1337", "1", "finished")
     assert child.data.tags["hardware"] == "8 x NVIDIA H100 80GB HBM3"
-    assert child.data.metrics["bpb_mixture"] == CANDIDATE[1]
+    assert child.data.metrics["bpb/mixture"] == CANDIDATE[1]
     assert seen.files("seed 1337") == {"log.jsonl", "model.golf", "train_gpt.py", "result.json", "audit.json"}
     assert "mlflow-artifacts" in child.info.artifact_uri
 
@@ -182,8 +183,8 @@ def test_attempts_are_runs_of_their_own(tmp_path: Path) -> None:
     finish_run(folder, ledger, (result,))
     mirrored(folder)
     seen = Seen(tmp_path)
-    assert seen.runs["seed 42, attempt 2"].data.metrics["bpb_mixture"] == 1.1
-    assert "bpb_mixture" not in seen.runs["seed 42"].data.metrics
+    assert seen.runs["seed 42, attempt 2"].data.metrics["bpb/mixture"] == 1.1
+    assert "bpb/mixture" not in seen.runs["seed 42"].data.metrics
     assert seen.runs["run"].info.status == "FINISHED"
 
 

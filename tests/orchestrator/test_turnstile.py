@@ -39,18 +39,37 @@ class TestTurnstile:
 
 
 TWO_JOBS = """
-import os, subprocess, sys
+import subprocess, sys, time
+import ray
 from ray.cluster_utils import Cluster
+from ray.util import placement_group, remove_placement_group
+from orchestrator.turnstile import GONE_S
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=2)
 cluster.wait_for_nodes()
 try:
+    ray.init(cluster.address, namespace="golf", logging_level="ERROR")
+    occupied = placement_group([{"CPU": 2}])
+    ray.get(occupied.ready())
     command = [sys.executable, "-m", "orchestrator", "run", "--address", cluster.address]
     jobs = [subprocess.Popen([*command, job]) for job in sys.argv[1:]]
+
+    def waiting():
+        try:
+            queue = ray.get_actor("golf-turnstile-cpu")
+        except ValueError:
+            return 0
+        before = ray.get(queue.ahead.remote("probe"))
+        ray.get(queue.leave.remote("probe"))
+        return before
+
+    while waiting() < 2 and all(job.poll() is None for job in jobs):
+        time.sleep(1)
+    time.sleep(GONE_S + 5)
+    print("waiting", waiting(), flush=True)
+    remove_placement_group(occupied)
     codes = [job.wait() for job in jobs]
-    import ray
-    ray.init(cluster.address, logging_level="ERROR")
     print("codes", codes, "queues", ray.util.list_named_actors(all_namespaces=True), flush=True)
 finally:
     cluster.shutdown()
@@ -59,7 +78,7 @@ finally:
 
 @pytest.mark.ray
 def test_two_jobs_on_a_cluster_with_room_for_one_gang(tmp_path: Path, sample_folder: Path) -> None:
-    """Neither waits for ever, no two gangs overlap, and the jobs take turns."""
+    """Neither waits for ever, no two gangs overlap, and from when both wait they take turns."""
     folders = [tmp_path / "a", tmp_path / "b"]
     jobs = []
     for folder in folders:
@@ -69,6 +88,7 @@ def test_two_jobs_on_a_cluster_with_room_for_one_gang(tmp_path: Path, sample_fol
         [sys.executable, "-c", TWO_JOBS, *jobs], capture_output=True, text=True, timeout=500, cwd=REPO, check=False
     )
     assert "codes [0, 0] queues []" in done.stdout, done.stdout + done.stderr
+    assert "waiting 2" in done.stdout  # neither loses its place, however long room is in coming
     seeds = [
         (seed.started, seed.finished, folder.name)
         for folder in folders

@@ -34,7 +34,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 60_000
-SCREEN = {"width": 1600, "height": 2200}  # MLflow draws only the charts that are on the screen
+SCREEN = {"width": 1600, "height": 9000}  # MLflow draws only the charts that are on the screen
 STEPS, CHUNKS = 120, 12
 
 
@@ -137,7 +137,7 @@ def test_printed_address_shows_the_run(pages: Pages, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_parent_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.parent}", "bpb_mixture_mean", "No claim", "baseline.mean", "seed 42")
+    text = pages.open(f"runs/{pages.parent}", "claim/bpb_mixture_mean", "No claim", "baseline.mean", "seed 42")
     for figure in ("1.98765", "verdict", "1 finished, at least 3 needed", "Finished"):
         assert figure in text, figure
     pages.shoot(tmp_path / "parent.png")
@@ -145,7 +145,7 @@ def test_parent_page(pages: Pages, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_child_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.child}", "bpb_mixture", "hardware", "smoke-1")
+    text = pages.open(f"runs/{pages.child}", "bpb/mixture", "hardware", "smoke-1")
     for figure in ("1.98765", "15800050", "8 x NVIDIA H100 80GB HBM3"):
         assert figure in text, figure
     pages.shoot(tmp_path / "child.png")

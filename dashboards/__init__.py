@@ -1,0 +1,1 @@
+"""Pictures of recorded results: reports, a live board, the terminal. They read, and decide nothing."""

@@ -1,0 +1,154 @@
+"""The board's pages: rendered here, kept up to date by a few lines of script that fetch them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dashboards.assets import base_css
+from dashboards.board.mlflow_look import MlflowLook
+from dashboards.board.registry import Damaged, Registry
+from dashboards.board.view import RunRow, as_json, run_page, run_row, runs_page
+from golf_core.files import MAX_RECORD_BYTES, read_bytes
+from orchestrator.job_file import printable
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+REPORT_POLICY = "sandbox allow-scripts allow-downloads"
+"""A report's scripts run as if they came from nowhere: they cannot read the board."""
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+def create_app(output: Path, hosts: tuple[str, ...] = LOOPBACK_NAMES) -> Starlette:
+    """The board of the runs in `output`. Requests for other host names than `hosts` are refused.
+
+    A page elsewhere that lets its name point here (DNS rebinding) thus reads nothing.
+    """
+    board = _Board(output)
+    routes = [
+        Route("/", board.index),
+        Route("/runs/{run_id}", board.run),
+        Route("/runs/{run_id}/report", board.report),
+        Route("/api/runs", board.api_runs),
+        Route("/api/runs/{run_id}", board.api_run),
+        Route("/healthz", board.health),
+        Route("/static/base.css", board.style),
+        Mount("/static", StaticFiles(packages=[("dashboards.board", "static")])),
+    ]
+    allowed = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    return Starlette(routes=routes, middleware=[Middleware(_Guarded), allowed])
+
+
+class _Guarded:
+    """Every answer carries `HEADERS`, but for those that it has set itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+class _Board:
+    def __init__(self, output: Path) -> None:
+        self._registry, self._mlflow = Registry(output), MlflowLook()
+        self._templates = Environment(
+            loader=PackageLoader("dashboards.board", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    # Not coroutines: Starlette runs them in threads, and reading files holds up nobody else.
+
+    def index(self, request: Request) -> Response:
+        page = runs_page(self._registry.all(), self._registry.output)
+        title = f"{page.running} running - golf board" if page.running else "golf board"
+        return self._page(request, "index.html.j2", title, page=page)
+
+    def run(self, request: Request) -> Response:
+        run_id = request.path_params["run_id"]
+        run = self._registry.one(run_id)
+        if run is None:
+            return self._page(request, "missing.html.j2", "no such run", status=404, page=printable(run_id))
+        page = run_row(run) if isinstance(run, Damaged) else run_page(run, self._mlflow)
+        if isinstance(page, RunRow):
+            return self._page(request, "damaged.html.j2", f"damaged - {page.run_id}", page=page)
+        return self._page(request, "run.html.j2", page.title, page=page)
+
+    def report(self, request: Request) -> Response:
+        """The run's report, which brings its own policy."""
+        run = self._registry.one(request.path_params["run_id"])
+        try:
+            content = b"" if run is None else read_bytes(self._report_of(request), MAX_RECORD_BYTES)
+        except OSError:
+            content = b""
+        if not content:
+            return PlainTextResponse("This run has no report yet.", 404)
+        return HTMLResponse(content, headers={"Content-Security-Policy": REPORT_POLICY})
+
+    def _report_of(self, request: Request) -> Path:
+        return self._registry.output / request.path_params["run_id"] / "report.html"
+
+    def api_runs(self, request: Request) -> Response:
+        return _json([as_json(run, series=False) for run in self._registry.all()])
+
+    def api_run(self, request: Request) -> Response:
+        run = self._registry.one(request.path_params["run_id"])
+        return _json({"error": "no such run"}, 404) if run is None else _json(as_json(run, series=True))
+
+    def health(self, request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    def style(self, request: Request) -> Response:
+        return Response(base_css(), media_type="text/css")
+
+    def _page(self, request: Request, template: str, title: str, status: int = 200, **values: Any) -> Response:
+        """A whole page; for the page's own script only its content, and nothing where that is the same as before."""
+        render = self._templates.get_template(template).render
+        if "content" not in request.query_params:
+            now = time.strftime("%H:%M:%S")
+            return HTMLResponse(_encoded(render(title=title, whole=True, now=now, **values)), status)
+        content = _encoded(render(title=title, whole=False, now="", **values))
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return HTMLResponse(content, status, headers={"ETag": tag})
+
+
+def _encoded(text: str) -> bytes:
+    # Half a surrogate pair, which JSON may name and files may be called, is no character.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value, allow_nan=False), status, media_type="application/json")

@@ -1,0 +1,121 @@
+"""How far MLflow has come with a run: asked in a thread of its own, so that no page ever waits for it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.mlflow_store import FINAL_TAG, KEY_TAG, TRAINING_VIEW, default_uri, masked, sqlite_path, tame_mlflow
+from orchestrator.run_view import RunView
+
+ASK_EVERY_S = 10.0
+IDLE_S = 0.2
+UNTIL_FORGOTTEN_S = 60.0
+"""A run that no page has shown for so long is not asked about any more."""
+OF_A_FILE = """
+    SELECT runs.status, final.value FROM runs
+    JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = ? AND own.value = ?
+    LEFT JOIN tags AS final ON final.run_uuid = runs.run_uuid AND final.key = ?
+    WHERE runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a run in MLflow."""
+
+    words: str
+    address: str | None = None
+    """Of the run's page, where the store is a server."""
+    command: str | None = None
+    """That opens MLflow on the store, where it is a file."""
+
+
+class MlflowLook:
+    """Answers at once with what it knew last; asks MLflow about the runs that pages have shown of late."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: dict[Path, tuple[float, RunView]] = {}
+        self._known: dict[Path, Standing] = {}
+        self._asked: dict[Path, float] = {}
+        self._thread: threading.Thread | None = None
+
+    def of(self, view: RunView) -> Standing:
+        """What is known of the run of `view`."""
+        with self._lock:
+            self._wanted[view.folder] = (time.monotonic(), view)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="mlflow-look", daemon=True)
+                self._thread.start()
+            return self._known.get(view.folder, Standing("being asked"))
+
+    def _work(self) -> None:
+        while True:
+            for view in self._due():
+                standing = _ask(view)
+                with self._lock:
+                    self._known[view.folder] = standing
+                    self._asked[view.folder] = time.monotonic()
+            time.sleep(IDLE_S)
+
+    def _due(self) -> list[RunView]:
+        now = time.monotonic()
+        with self._lock:
+            self._wanted = {f: wanted for f, wanted in self._wanted.items() if now - wanted[0] < UNTIL_FORGOTTEN_S}
+            for folder in self._known.keys() - self._wanted.keys():
+                del self._known[folder], self._asked[folder]
+            return [view for f, (_, view) in self._wanted.items() if now - self._asked.get(f, -1e9) >= ASK_EVERY_S]
+
+
+def _ask(view: RunView) -> Standing:
+    uri = view.job.mlflow.tracking_uri or default_uri(view.folder.parent)
+    file = sqlite_path(uri)
+    command = None if file is None else f"golf ui {view.folder.parent}"
+    try:
+        return _asked_file(view, file, command) if file is not None else _asked_server(view, uri)
+    except Exception as error:  # whatever is wrong there, the board goes on
+        return Standing(f"does not answer ({type(error).__name__}) at {masked(uri)}", command=command)
+
+
+def _asked_file(view: RunView, file: Path, command: str | None) -> Standing:
+    """Opened for reading alone, and without MLflow, which would bring an older file up to its own version."""
+    if not file.is_file():
+        return Standing("has nothing yet")
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as store:
+        found = store.execute(OF_A_FILE, (KEY_TAG, view.key, FINAL_TAG)).fetchone()
+    if found is None:
+        return Standing(_wanting(view), command=command)
+    return Standing(_words(view, found[0] == "RUNNING", found[1] is not None), command=command)
+
+
+def _asked_server(view: RunView, uri: str) -> Standing:
+    tame_mlflow()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(view.job.mlflow.experiment)
+    key = f"tags.`{KEY_TAG}` = '{view.key}'"
+    runs = client.search_runs([experiment.experiment_id], key, max_results=1) if experiment is not None else []
+    if not runs:
+        return Standing(_wanting(view))
+    info = runs[0].info
+    address = None
+    if uri.startswith(("http://", "https://")):
+        page = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}?{TRAINING_VIEW}"
+        address = masked(uri).rstrip("/") + page
+    return Standing(_words(view, info.status == "RUNNING", FINAL_TAG in runs[0].data.tags), address)
+
+
+def _wanting(view: RunView) -> str:
+    return "does not have this run" + (f"; golf sync {view.folder} sends it" if view.ended is not None else " yet")
+
+
+def _words(view: RunView, running: bool, final: bool) -> str:
+    if final and not running:
+        return "has all of it"
+    return "has it so far" if view.ended is None else f"lacks the end; golf sync {view.folder} sends it"

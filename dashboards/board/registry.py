@@ -1,0 +1,99 @@
+"""The runs of a folder, each looked at by one watcher, for requests that come from several threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dashboards.live import RunState, RunWatcher, find_runs
+from golf_core.errors import GolfError
+from orchestrator.job_file import printable
+from orchestrator.ledger import LEDGER
+from orchestrator.run_view import RunView
+
+FRESH_S = 0.5
+"""A look this young is good enough for whoever asks next."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it was last looked at."""
+
+    state: RunState
+    view: RunView
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A folder that cannot be read as a run's."""
+
+    run_id: str
+    reason: str
+
+
+class Registry:
+    """What the folder `output` holds. A run that is over is read once, until its ledger changes."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._lock = threading.Lock()
+        self._watched: dict[str, _Watched] = {}
+
+    def all(self) -> list[Run | Damaged]:
+        """Every run: those that go on first, then the newest first."""
+        found = [self.one(folder.name) for folder in find_runs(self.output)]
+        with self._lock:
+            gone = [name for name, watched in self._watched.items() if not watched.is_there()]
+            for name in gone:
+                del self._watched[name]
+        runs = [run for run in found if run is not None]
+        return sorted(runs, key=lambda run: not (isinstance(run, Run) and run.state.status == "running"))
+
+    def one(self, run_id: str) -> Run | Damaged | None:
+        """The run in the folder of that name; None where there is none."""
+        # A name, not a path: nothing outside the folder is ever read.
+        if not run_id or run_id in (".", "..") or "/" in run_id or "\0" in run_id:
+            return None
+        with self._lock:
+            watched = self._watched.get(run_id) or _Watched(self.output / run_id)
+            if watched.is_there():
+                self._watched[run_id] = watched
+            else:  # what takes its place under the name is another run
+                self._watched.pop(run_id, None)
+                return None
+        return watched.look()
+
+
+class _Watched:
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._watcher = RunWatcher(folder)
+        self._last: tuple[float, tuple[int, int], Run] | None = None
+
+    def is_there(self) -> bool:
+        try:
+            return (self._folder / LEDGER).is_file()
+        except (OSError, ValueError):  # a name that no folder can have
+            return False
+
+    def look(self) -> Run | Damaged:
+        with self._lock:
+            try:
+                stat = (self._folder / LEDGER).stat()
+                stamp = (stat.st_size, stat.st_mtime_ns)
+                if self._last is None or self._last[1] != stamp or not self._good_enough(self._last):
+                    self._last = time.monotonic(), stamp, Run(self._watcher.look(), self._watcher.view)
+                return self._last[2]
+            except (GolfError, OSError) as error:
+                reason = printable(str(error)).replace(f"{self._folder}/", "").replace(f"{self._folder}: ", "")
+            except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
+                # A made-up figure that no reader foresaw: the other runs are shown all the same.
+                reason = f"holds figures that cannot be read ({type(error).__name__})"
+            self._last, self._watcher = None, RunWatcher(self._folder)
+            return Damaged(self._folder.name, reason)
+
+    @staticmethod
+    def _good_enough(last: tuple[float, tuple[int, int], Run]) -> bool:
+        return last[2].state.status in ("finished", "stopped") or time.monotonic() - last[0] < FRESH_S

@@ -1,0 +1,110 @@
+"""Dots and intervals on one axis: what a test sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from dashboards.charts.figure import Figure, Legend, Table
+from dashboards.charts.frame import WIDTH, line, svg, text
+from dashboards.charts.lines import Rule
+from dashboards.charts.scale import Scale, bounds, shown
+
+ROW, LEFT, RIGHT, HEAD, FOOT = 34, 150, 24, 44, 48
+WORDS = 130
+"""Room for the words beside a line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: dots, and an interval whose ends may be open (infinite)."""
+
+    label: str
+    dots: tuple[float, ...]
+    colour: str
+    interval: tuple[float, float] | None = None
+    interval_name: str = ""
+    hollow: bool = False
+
+
+def dot_chart(
+    ident: str,
+    title: str,
+    rows: Sequence[Row],
+    unit: str,
+    rules: Sequence[Rule] = (),
+    caption: str = "",
+    legend: Sequence[Legend] = (),
+    digits: int = 5,
+) -> Figure:
+    """Rows of dots with intervals; `rules` are upright lines that all rows are compared with."""
+    values = [v for row in rows for v in (*row.dots, *(row.interval or ())) if math.isfinite(v)]
+    values += [rule.value for rule in rules]
+    height = HEAD + ROW * len(rows) + FOOT
+    x = Scale(*bounds(values, pad=0.08), LEFT, WIDTH - RIGHT)
+    bottom = height - FOOT
+    parts = [line(x.begin, bottom, x.end, bottom, "axis")]
+    for value in x.ticks(6):
+        parts += [
+            line(x(value), HEAD - 6, x(value), bottom, "grid"),
+            text(x(value), bottom + 18, shown(value), "tick middle"),
+        ]
+    parts += _rules(x, rules, bottom)
+    table = []
+    for number, row in enumerate(rows):
+        at = HEAD + ROW * number + ROW / 2
+        parts.append(text(LEFT - 10, at + 5, row.label, "tick end"))
+        if row.interval is not None:
+            parts += _interval(x, at, row, digits)
+        for value in row.dots:
+            kind = f"dot {row.colour}" + (" hollow" if row.hollow else "")
+            dot = Markup("<circle class='{}' cx='{:.1f}' cy='{:.1f}' r='5'><title>{}</title></circle>")
+            parts.append(dot.format(kind, x(value), at, f"{row.label}: {value:.{digits}f} {unit}"))
+        low, high = row.interval or (None, None)
+        table += [[row.label, value, low, high, row.interval_name] for value in row.dots]
+    parts.append(text((x.begin + x.end) / 2, height - 8, unit, "label middle"))
+    said = "; ".join(f"{row.label} {', '.join(f'{v:.{digits}f}' for v in row.dots)}" for row in rows)
+    said += "".join(f"; {rule.label} {rule.value:.{digits}f}" for rule in rules)
+    columns = ("row", unit, "low", "high", "interval")
+    return Figure(
+        ident, title, caption, svg(ident, title, said + ".", parts, height=height), Table(columns, table), tuple(legend)
+    )
+
+
+def _rules(x: Scale, rules: Sequence[Rule], bottom: float) -> list[Markup]:
+    """Upright lines. The words of the first stand to its left, those of the last to its right, so that none meet."""
+    parts = []
+    ordered = sorted(rules, key=lambda rule: rule.value)
+    for number, rule in enumerate(ordered):
+        at = x(rule.value)
+        left = number == 0 if len(ordered) > 1 else at > (x.begin + x.end) / 2
+        # Where there is no room on that side, the words stand one line higher on the other.
+        turned = (left and at - x.begin < WORDS) or (not left and x.end - at < WORDS)
+        left, level = left != turned, HEAD - (26 if turned and len(ordered) > 1 else 12)
+        parts.append(line(at, HEAD - 10, at, bottom, "rule"))
+        parts.append(text(at + (-4 if left else 4), level, rule.label, "note end" if left else "note"))
+    return parts
+
+
+def _interval(x: Scale, at: float, row: Row, digits: int) -> list[Markup]:
+    assert row.interval is not None
+    low, high = row.interval
+    tip = f"{row.interval_name}: {_end(low, digits)} to {_end(high, digits)}"
+    bar = Markup("<line class='interval {}' x1='{:.1f}' x2='{:.1f}' y1='{:.1f}' y2='{:.1f}'><title>{}</title></line>")
+    parts = [bar.format(row.colour, x(max(low, x.low)), x(min(high, x.high)), at, at, tip)]
+    for end in (low, high):
+        if math.isfinite(end):
+            parts.append(line(x(end), at - 6, x(end), at + 6, f"interval {row.colour}"))
+        else:  # it has no end on this side
+            sign = 1 if end > 0 else -1
+            tip_at = x.end if end > 0 else x.begin
+            arrow = Markup("<path class='arrow {}' d='M{:.1f} {:.1f}l{} -5v10z'/>")
+            parts.append(arrow.format(row.colour, tip_at, at, -8 * sign))
+    return parts
+
+
+def _end(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "without end"

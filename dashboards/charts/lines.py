@@ -1,0 +1,139 @@
+"""Curves over a common horizontal axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from dashboards.charts.figure import Figure, Legend, Table
+from dashboards.charts.frame import Frame, frame, join, line, svg, text
+from dashboards.charts.scale import bounds
+
+DRAWN_POINTS = 700
+"""Of a curve: more than a line has room for."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: points in order of x. Points that are not finite leave a gap."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    dashed: bool = False
+    points: bool = False
+    """Mark every point."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A straight line across the chart at a height of its own."""
+
+    value: float
+    label: str
+
+
+def line_chart(
+    ident: str,
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    caption: str = "",
+    rules: Sequence[Rule] = (),
+    legend: Sequence[Legend] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    skip: float = 0.0,
+    table: Table | None = None,
+    wide: bool = False,
+) -> Figure:
+    """Curves in one frame.
+
+    `skip`: share of the horizontal axis whose values do not decide the vertical range (a beginning that would press
+    all the rest flat). `table` replaces the table made of the curves, whose first column is x.
+    """
+    xs = [x for curve in lines for x in curve.x]
+    x_range = (min(xs), max(xs)) if xs else (0.0, 1.0)
+    if x_range[0] == x_range[1]:
+        x_range = (x_range[0] - 0.5, x_range[1] + 0.5)
+    from_x = x_range[0] + skip * (x_range[1] - x_range[0])
+    ys = [y for curve in lines for x, y in zip(curve.x, curve.y, strict=True) if x >= from_x]
+    near = [rule for rule in rules if _near(rule.value, ys)]
+    paper = frame(x_range, bounds([*ys, *(r.value for r in near)], log_y), x_label, y_label, log_x, log_y)
+    parts = [paper.axes()]
+    parts += [_rule(paper, rule) for rule in near]
+    parts += [_curve(paper, curve) for curve in lines]
+    parts.append(line(0, 0, 0, 0, "cross"))
+    table = table or _table(lines, x_label)
+    if legend is None:
+        legend = [Legend(curve.name, curve.colour, curve.dashed) for curve in lines]
+    drawn = svg(ident, title, _said(lines, y_label), parts, x=paper.x)
+    return Figure(ident, title, caption, drawn, table, tuple(legend), table.columns[0], wide)
+
+
+def _near(value: float, ys: Sequence[float]) -> bool:
+    """Whether a rule is near enough to the curves to be drawn without pressing them flat."""
+    low, high = bounds(ys)
+    room = 1.5 * (high - low)
+    return low - room <= value <= high + room
+
+
+def _rule(paper: Frame, rule: Rule) -> Markup:
+    at = paper.y(rule.value)
+    return join(
+        [
+            line(paper.x.begin, at, paper.x.end, at, "rule"),
+            text(paper.x.end - 4, at - 5, rule.label, "note end"),
+        ]
+    )
+
+
+def _curve(paper: Frame, curve: Line) -> Markup:
+    points = list(zip(curve.x, curve.y, strict=True))
+    sound = [
+        (x, y) for x, y in points if math.isfinite(y) and (y > 0 or not paper.y.log) and (x > 0 or not paper.x.log)
+    ]
+    pieces = []
+    last = None
+    for x, y in thinned(sound):
+        place = f"{paper.x(x):.1f} {paper.y(y):.1f}"
+        pieces.append(f"{'L' if last is not None else 'M'}{place}")
+        last = place
+    kind = f"curve {curve.colour}" + (" dashed" if curve.dashed else "")
+    drawn = [Markup("<path class='{}' d='{}'/>").format(kind, "".join(pieces))]
+    if curve.points or len(sound) == 1:
+        mark = Markup("<circle class='mark {}' cx='{:.1f}' cy='{:.1f}' r='3'/>")
+        drawn += [mark.format(curve.colour, paper.x(x), paper.y(y)) for x, y in sound]
+    return join(drawn)
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = DRAWN_POINTS) -> list[tuple[float, float]]:
+    """At most about `most` points: of every stretch the lowest and the highest, so that no peak is lost."""
+    if len(points) <= most:
+        return list(points)
+    kept = []
+    size = math.ceil(len(points) / (most / 2))
+    for begin in range(0, len(points), size):
+        stretch = points[begin : begin + size]
+        low, high = min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])
+        kept += sorted({low, high})
+    if kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept
+
+
+def _table(lines: Sequence[Line], x_label: str) -> Table:
+    """One row for every x of any curve."""
+    by_x = [dict(zip(curve.x, curve.y, strict=True)) for curve in lines]
+    rows = [[x, *(column.get(x) for column in by_x)] for x in sorted({x for column in by_x for x in column})]
+    return Table((x_label, *(curve.name for curve in lines)), rows)
+
+
+def _said(lines: Sequence[Line], y_label: str) -> str:
+    ends = [f"{curve.name} ends at {curve.y[-1]:.5g}" for curve in lines if len(curve.y)]
+    return f"{y_label}: {'; '.join(ends[:12])}." if ends else "No figures."

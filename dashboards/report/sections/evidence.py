@@ -1,0 +1,175 @@
+"""What the audit found, and where the run comes from."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from dashboards.charts import Figure, Legend, Table
+from dashboards.charts.frame import frame, line, svg
+from dashboards.charts.scale import bounds
+from dashboards.report.data import RunData, SeedData
+from dashboards.report.sections.parts import (
+    Block,
+    Column,
+    Section,
+    code,
+    figure,
+    grid,
+    number,
+    paragraph,
+    words,
+)
+from golf_core.audit.report import KraftSum
+from golf_core.records import to_dict
+
+NAMED = {"git_commit": "commit", "git_dirty": "changed since", "job_sha256": "job (SHA-256)"}
+
+
+def audit(run: RunData) -> Section | None:
+    """Sums of probability over the vocabulary, from inside and from outside, and the conditions."""
+    evaluated = run.evaluated
+    if not evaluated:
+        return None
+    blocks: list[Block] = []
+    measured = [(s, k) for s in evaluated if s.result.evaluate and (k := s.result.evaluate.kraft)]
+    if measured:
+        rows = [
+            [
+                words(str(s.result.seed)),
+                number(k.positions, 0),
+                words(f"{k.neural_max_error:.1e}"),
+                words(f"{k.mixture_max_error:.1e}"),
+                number(k.published_mean_sum, 4),
+                words(f"{k.published_formula_max_error:.1e}"),
+            ]
+            for s, k in measured
+        ]
+        columns = (
+            Column("seed"),
+            Column("positions"),
+            Column("model: largest |sum − 1|"),
+            Column("mixture: largest |sum − 1|"),
+            Column("published: mean sum"),
+            Column("its formula off by"),
+        )
+        blocks.append(grid("kraft", "Sums over the vocabulary, measured while scoring", columns, rows))
+    audited = [s for s in evaluated if s.audit is not None]
+    if audited:
+        blocks.append(figure(_sums(audited)))
+        blocks.append(_conditions(audited))
+    else:
+        blocks.append(paragraph("The evaluation was not audited from outside."))
+    lead = (
+        "A code's probabilities sum to at most 1 over the vocabulary at every position (Kraft). The evaluation "
+        "measures it while it scores; the audit runs the evaluation again as a black box, and tries every token."
+    )
+    return Section("audit", "Audit", lead, blocks)
+
+
+def _sums(audited: Sequence[SeedData]) -> Figure:
+    sums: list[tuple[int, KraftSum]] = [(s.result.seed, k) for s in audited if s.audit for k in s.audit.sums]
+    shown = [(seed, k) for seed, k in sums if k.total > 0]
+    xs = [float(k.position) for _, k in shown]
+    paper = frame(
+        bounds(xs), bounds([k.total for _, k in shown] + [1.0], log=True), "position (token)", "sum", log_y=True
+    )
+    parts = [paper.axes(), line(paper.x.begin, paper.y(1.0), paper.x.end, paper.y(1.0), "rule")]
+    dot = Markup("<circle class='dot c-{}' cx='{:.1f}' cy='{:.1f}' r='4'><title>{}</title></circle>")
+    for seed, k in shown:
+        tip = f"seed {seed}, {k.score} at {k.position:,}: sums to {k.total:.9g}"
+        parts.append(dot.format(k.score, paper.x(k.position), paper.y(k.total), tip))
+    rows = [
+        [seed, k.score, k.position, ", ".join(k.where), k.total, k.expected, k.symbols, k.method] for seed, k in sums
+    ]
+    columns = ("seed", "score", "position", "where", "sum", "its formula says", "symbols tried", "method")
+    said = "; ".join(f"{k.score} at {k.position}: {k.total:.6g}" for _, k in shown[:12])
+    names = list(dict.fromkeys(k.score for _, k in shown))
+    return Figure(
+        "kraft-sums",
+        "Sums over the vocabulary by position, from outside",
+        "Every token of the vocabulary tried in turn. A score that is a code length lies on the line at 1.",
+        svg("kraft-sums", "Sums over the vocabulary by position", said + ".", parts),
+        Table(columns, rows),
+        tuple(Legend(name, f"c-{name}") for name in names),
+    )
+
+
+def _conditions(audited: Sequence[SeedData]) -> Block:
+    rows = [
+        [
+            words(str(s.result.seed)),
+            words(c.name),
+            words(c.score or "all"),
+            words(c.verdict, _kind(c.verdict)),
+            words(c.summary),
+        ]
+        for s in audited
+        if s.audit
+        for c in s.audit.conditions
+        if c.verdict != "not measured"
+    ]
+    columns = (Column("seed"), *(Column(t, False) for t in ("condition", "score", "verdict", "what was found")))
+    return grid("audit-conditions", "What the audit found", columns, rows)
+
+
+def _kind(verdict: str) -> str:
+    return {"holds": "is-holds", "violated": "is-fails"}.get(verdict, "is-unknown")
+
+
+def provenance(run: RunData) -> Section:
+    """Commit, versions, machines, data, job."""
+    result = run.result
+    facts = [(NAMED.get(name, name), value) for name, value in result.provenance.items() if value]
+    started, finished = (
+        datetime.datetime.fromtimestamp(moment).astimezone().isoformat(sep=" ", timespec="seconds")
+        for moment in (result.started, result.finished)
+    )
+    facts += [("started", started), ("ended", finished)]
+    facts += [(f"{s.label} on", s.result.node) for s in run.seeds if s.result.node]
+    rows = [[words(name), words(value)] for name, value in facts]
+    blocks: list[Block] = [
+        grid("provenance-table", "Where it comes from", (Column("what", False), Column("", False)), rows)
+    ]
+    data = next((s.data for s in run.seeds if s.data is not None), None)
+    if data is not None:
+        files = [
+            [words("train"), number(data.train_tokens, 0), words("tokens")],
+            [words("validation"), number(data.val_tokens, 0), words("tokens")],
+            [words("tokenizer"), words(""), words(data.tokenizer_sha256)],
+            *([words(name), words(""), words(digest)] for name, digest in list(data.checksums.items())[:200]),
+        ]
+        columns = (Column("data", False), Column("count"), Column("SHA-256", False))
+        blocks.append(grid("data-table", "Data", columns, files))
+    job = [[words(name), words(str(value))] for name, value in flat(to_dict(run.job.to_dict()))]
+    blocks.append(grid("job-table", "Job, resolved", (Column("field", False), Column("value", False)), job))
+    return Section("provenance", "Provenance", f"Run {result.run_id} of job {result.name}.", blocks)
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested mappings as dotted names and values, in order."""
+    rows: list[tuple[str, object]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, value))
+    return rows
+
+
+def reproduce(run: RunData) -> Section:
+    """Commands that make the figures again."""
+    folder = shlex.quote(str(run.folder))
+    commit = run.result.provenance.get("git_commit", "unknown")
+    lines = [
+        f"git checkout {commit}" if commit.isalnum() and commit != "unknown" else "# the commit is not known",
+        f"golf evaluate {folder}          # the same artifacts, scored again",
+        f"golf package {folder}           # the folder that the challenge asks for",
+        f"golf reproduce {folder}/package # all of it again, compared figure by figure",
+        f"golf audit {folder}             # the evaluation as a black box, as closely as you like",
+    ]
+    lead = "On a machine that has the data: the same seed on as many ranks gives the same figures."
+    return Section("reproduce", "How to reproduce", lead, [code("\n".join(lines))])

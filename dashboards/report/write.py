@@ -1,0 +1,65 @@
+"""From a run's folder to its report."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from dashboards.report.data import RunData, read_run
+from dashboards.report.page import Header, render
+from dashboards.report.sections.budgets import budgets
+from dashboards.report.sections.evaluation import evaluation
+from dashboards.report.sections.evidence import audit, provenance, reproduce
+from dashboards.report.sections.losses import losses
+from dashboards.report.sections.parts import Section, built, or_refused
+from dashboards.report.sections.training import system, training
+from dashboards.report.sections.verdict import against_baseline, reasons, seeds
+from golf_core.files import write_text
+from golf_core.progress import duration
+
+SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
+    "Reasons": reasons,
+    "Seeds": seeds,
+    "Against the baseline": against_baseline,
+    "Training": training,
+    "Evaluation over the text": evaluation,
+    "Where the losses lie": losses,
+    "Budgets": budgets,
+    "Audit": audit,
+    "Machines": system,
+    "Provenance": provenance,
+    "How to reproduce": reproduce,
+}
+
+
+def write_run_report(folder: Path, path: Path) -> Path:
+    """Write the report of the run in `folder` to `path`. Raises `ConfigError` where there is no result to report."""
+    run = or_refused(folder, lambda: read_run(folder))
+    top = or_refused(folder, lambda: header(run))
+    found = [built(title, partial(section, run)) for title, section in SECTIONS.items()]
+    write_text(path, render(top, [section for section in found if section is not None]))
+    return path
+
+
+def header(run: RunData) -> Header:
+    """What stands above everything."""
+    result = run.result
+    when = datetime.datetime.fromtimestamp(result.started).astimezone()
+    hours = sum((a.ended or a.started) - a.started for a in run.attempts) * run.job.resources.nodes / 3600
+    price = run.job.cost.per_node_hour
+    facts = [
+        ("run", result.run_id),
+        ("started", when.isoformat(sep=" ", timespec="minutes")),
+        ("took", duration(result.finished - result.started)),
+        ("on", result.provenance.get("hardware") or "unknown"),
+        ("node hours", f"{hours:.2f}" + ("" if price is None else f", cost {hours * price:,.2f}")),
+    ]
+    return Header(
+        title=f"{result.name}: {result.claim.verdict}",
+        name=result.name,
+        verdict=result.claim.verdict,
+        sentence=result.claim.sentence,
+        facts=tuple(facts),
+    )

@@ -1,0 +1,445 @@
+"""A run in the terminal: a table that changes while it goes on, plain lines where there is no terminal, and a list.
+
+Texts of files are never read as markup, and every colour has its word beside it. The tables fit 80 columns.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dashboards.live import TAIL_LINES, RunState, RunWatcher, SeedState, find_runs
+from golf_core.errors import ConfigError, GolfError
+from golf_core.events import Event
+from golf_core.files import open_plain
+from golf_core.progress import describe, duration
+from orchestrator.job_file import printable
+from orchestrator.run_view import AttemptView
+from orchestrator.statistics import Summary
+
+LOOK_EVERY_S = 0.5
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended."""
+HEADING = 2
+"""Lines above the tail of a log."""
+WIDE = 118
+"""Columns from which `golf ls` has a line for each run instead of two."""
+NAME_WIDTH = 24
+"""Columns of a run's name at the most, where room is short: a longer one is folded."""
+MIB_PER_GIB = 1024.0
+READ_BYTES = 1 << 20
+STYLES = {
+    "running": "cyan",
+    "starting": "cyan",
+    "queued": "dim",
+    "finished": "green",
+    "failed": "bold red",
+    "interrupted": "bold yellow",
+    "stopped": "bold yellow",
+    "damaged": "bold red",
+    "claim": "bold green",
+    "no claim": "bold red",
+    "too few seeds": "bold yellow",
+    "out of reach": "bold red",
+}
+
+
+def watch_run(folder: Path, once: bool) -> int:
+    """Show the run in `folder` until it is over, or `once` as it stands.
+
+    Returns the exit code: 0 where all seeds finished (or, with `once`, may still do so), 1 where the run failed or
+    was stopped or interrupted, 130 after Ctrl-C, which leaves the run alone. Raises `ConfigError` where the folder
+    is not a run's.
+    """
+    console, watcher = _console(), RunWatcher(folder)
+    try:
+        if once:
+            state = look(watcher)
+            console.print(run_view(state, TAIL_LINES))
+            return 0 if state.status == "running" else exit_code(state)
+        if console.is_terminal and not console.is_dumb_terminal:
+            return exit_code(_watch_live(console, watcher))
+        return exit_code(_watch_plain(console, watcher))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def list_runs(output: Path) -> None:
+    """Print the runs in the folder `output`, the newest first; one that cannot be read is listed with the reason."""
+    console = _console()
+    folders = find_runs(output)
+    if not folders:
+        line = f"no runs in {printable(str(output))}; golf run jobs/smoke.yaml makes one"
+        console.print(Text(line), soft_wrap=True)
+        return
+    if not console.is_terminal:  # a file has room for whole lines
+        console = Console(width=max(console.width, WIDE + 40))
+    console.print(runs_table([_state_or_reason(folder) for folder in folders], console.width >= WIDE))
+
+
+def look(watcher: RunWatcher) -> RunState:
+    """The run as it stands. Raises `ConfigError` where the folder is not a run's, or is gone."""
+    try:
+        return watcher.look()
+    except OSError as error:
+        raise ConfigError(
+            f"{watcher.folder}: is no run's folder ({error.strerror or error}); golf ls lists the runs"
+        ) from None
+
+
+def exit_code(state: RunState) -> int:
+    """0 where the run is over and all its seeds finished, else 1."""
+    return int(state.status != "finished" or any(seed.status != "finished" for seed in state.seeds))
+
+
+def _console() -> Console:
+    """Standard output; a character that it cannot show ends nothing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console()
+
+
+# --- a terminal -----------------------------------------------------------------------------------
+
+
+def _watch_live(console: Console, watcher: RunWatcher) -> RunState:
+    state = look(watcher)
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        while True:
+            over = state.status != "running"
+            if over:
+                live.vertical_overflow = "visible"  # what stays on the screen is whole
+            live.update(_fitting(console, state), refresh=True)
+            if over:
+                return state
+            time.sleep(LOOK_EVERY_S)
+            state = look(watcher)
+
+
+def _fitting(console: Console, state: RunState) -> RenderableType:
+    """The view with as much of the logs as the screen has room for."""
+    bare = len(console.render_lines(run_view(state, 0), pad=False))
+    tails = len(_with_tails(state))
+    room = console.height - 1 - bare - HEADING * tails
+    return run_view(state, min(TAIL_LINES, room // tails) if tails and room > 0 else 0)
+
+
+def run_view(state: RunState, tail_lines: int) -> Group:
+    """Everything about a run at a glance, with up to `tail_lines` lines of each active seed's log."""
+    parts: list[RenderableType] = [_title(state), _seeds_table(state.seeds)]
+    for seed in state.seeds:
+        if seed.error and seed.status in ("failed", "interrupted"):
+            parts.append(_line((f"seed {seed.seed} {seed.status}: ", STYLES[seed.status]), (seed.error, "")))
+    for seed in _with_tails(state) if tail_lines > 0 else ():
+        parts.append(Text(f"\nlog of seed {seed.seed}", "bold"))
+        parts += [Text(printable(line), "dim", no_wrap=True, overflow="crop") for line in seed.tail[-tail_lines:]]
+    parts.append(_line(("\nverdict: ", "bold"), (printable(state.sentence), STYLES.get(state.verdict, ""))))
+    return Group(*parts)
+
+
+def _with_tails(state: RunState) -> list[SeedState]:
+    return [seed for seed in state.seeds if seed.tail and seed.status in ("starting", "running")]
+
+
+def _title(state: RunState) -> RenderableType:
+    queue = [str(seed.seed) for seed in state.seeds if seed.status == "queued"]
+    gangs: dict[str, list[str]] = {}
+    for seed in state.seeds:
+        if seed.status in ("starting", "running"):
+            gangs.setdefault(seed.node or "a node", []).append(str(seed.seed))
+    line = Text(printable(state.run_id), "bold")
+    line.append(f"  {state.status}", STYLES[state.status])
+    line.append(f"  {_lasted(state)}")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for node, seeds in gangs.items():
+        grid.add_row("gang", Text(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} on {printable(node)}"))
+    if queue:
+        grid.add_row("queue", Text(f"seed{'s' if len(queue) > 1 else ''} {', '.join(queue)}"))
+    if state.hardware:
+        grid.add_row("hardware", Text(printable(state.hardware)))
+    grid.add_row("cost", Text(_cost(state)))
+    return Group(line, grid, Text(""))
+
+
+def _seeds_table(seeds: Sequence[SeedState]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
+    table.add_column("seed", justify="right", overflow="fold")
+    table.add_column("phase", no_wrap=True, overflow="crop")
+    table.add_column("progress\nloss", ratio=1, min_width=8)
+    for title in ("steps\nETA / took", "loss\nms/step", "BPB\nbytes", "memory\nload"):
+        table.add_column(title, justify="right", no_wrap=True, overflow="crop")
+    table.expand = True
+    for seed in seeds:
+        table.add_row(*_cells(seed))
+    return table
+
+
+def _cells(seed: SeedState) -> Iterator[RenderableType]:
+    yield str(seed.seed)
+    word = seed.phase if seed.status == "running" and seed.phase else seed.status
+    yield Group(
+        Text(printable(word), STYLES.get(seed.status, "")),
+        Text(f"attempt {seed.attempt}" if seed.attempt > 1 else "", "dim"),
+    )
+    whole = seed.status == "finished"
+    done, total = (1, 1) if whole else (seed.done, seed.total)
+    pictures = Table.grid(expand=True)
+    pictures.add_row(ProgressBar(total=max(total, 1), completed=min(done, total)))
+    pictures.add_row(Sparkline([y for _, y in seed.loss_series]))
+    yield pictures
+    count = f"{seed.done:,}/{seed.total:,}" if seed.total and not whole else ""
+    left = duration(max(seed.eta_s, 0.0)) if seed.eta_s is not None and seed.status == "running" else ""
+    yield Text(f"{count or '-'}\n{left or _seconds_of(seed) or '-'}")
+    yield Text(f"{_number(seed.loss, 4)}\n{_number(seed.ms_per_step, 1)}")
+    bpb = seed.bpb.get("mixture", seed.bpb.get("neural", seed.val_bpb))
+    yield Text(f"{_number(bpb, 5)}\n{_number(seed.artifact_bytes, 0)}")
+    yield Text("\n".join(_load(seed)) if seed.status == "running" else "-\n-")
+
+
+class Sparkline:
+    """A curve in one line of blocks, from its lowest value to its highest, as wide as there is room."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.values = values
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        levels = "_.-=*#" if options.ascii_only else "▁▂▃▄▅▆▇█"
+        yield Text(sparkline(self.values, options.max_width, levels), "cyan")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+
+def sparkline(values: Sequence[float], width: int, levels: str) -> str:
+    """`values` as at most `width` of the characters `levels`, the lowest first; each stands for a mean."""
+    if not values or width < 1:
+        return ""
+    count = min(width, len(values))
+    edges = [i * len(values) // count for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, span = min(means), max(means) - min(means)
+    top = len(levels) - 1
+    return "".join(levels[round((mean - low) / span * top) if span > 0 else 0] for mean in means)
+
+
+def _load(seed: SeedState) -> tuple[str, str]:
+    """Memory and utilisation of the gang's GPUs together, or of the machine where it has none."""
+    system = seed.system
+    try:
+        parts, busy, word = list(system.get("gpus") or ()), "utilisation_percent", "GPU"
+        if not parts:
+            parts, busy, word = [system], "cpu_percent", "CPU"
+        figures: list[list[Any]] = [
+            [part.get(name) for part in parts] for name in ("memory_mib", "memory_total_mib", busy)
+        ]
+        used, whole, loads = figures
+        memory = "-" if None in used + whole else f"{sum(used) / MIB_PER_GIB:.1f}/{sum(whole) / MIB_PER_GIB:.0f}G"
+        return memory, "-" if None in loads else f"{word} {sum(loads) / len(loads):.0f}%"
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
+        return "-", "-"  # damaged
+
+
+# --- plain lines ----------------------------------------------------------------------------------
+
+
+def _watch_plain(console: Console, watcher: RunWatcher) -> RunState:
+    follower, said = _Follower(), set[tuple[int, int]]()
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    while True:
+        state = look(watcher)
+        for line in follower.new_lines(watcher.view.attempts):
+            say(line)
+        for seed in state.seeds:
+            if seed.status in ("finished", "failed") and (seed.seed, seed.attempt) not in said:
+                said.add((seed.seed, seed.attempt))
+                say(_ending(seed))
+        if state.status != "running":
+            say(f"{printable(state.run_id)}: {state.status} after {_lasted(state)}; {_cost(state)}")
+            say(printable(state.sentence))
+            return state
+        console.file.flush()
+        time.sleep(LOOK_EVERY_S)
+
+
+@dataclass
+class _Follower:
+    """Tells each line of the logs once: the last few that it finds, then all that come."""
+
+    _read: dict[tuple[int, int], int] = field(default_factory=dict)
+    _begun: bool = False
+
+    def new_lines(self, attempts: Iterable[AttemptView]) -> Iterator[str]:
+        attempts = tuple(attempts)
+        logs = {(attempt.seed, attempt.number): attempt.log for attempt in attempts}
+        for attempt in attempts:
+            key = (attempt.seed, attempt.number)
+            first = not self._begun and key not in self._read
+            if first and not attempt.newest:
+                self._read[key] = sys.maxsize  # over and done with before the watch began
+            if key not in self._read:
+                earlier = logs.get((attempt.seed, attempt.number - 1))
+                self._read[key] = _taken_over(earlier, attempt.log) if earlier is not None and self._begun else 0
+            lines = [line for raw in self._whole_lines(key, attempt.log) if (line := _told(raw, attempt)) is not None]
+            yield from lines[-TAIL_LINES:] if first else lines
+        self._begun = True
+
+    def _whole_lines(self, key: tuple[int, int], log: Path) -> list[bytes]:
+        offset = self._read[key]
+        lines: list[bytes] = []
+        try:
+            with open_plain(log) as file:
+                # A log that is shorter than before is the next attempt's; this one's is kept elsewhere.
+                if file.seek(0, 2) < offset:
+                    return []
+                file.seek(offset)
+                while block := file.read(READ_BYTES):
+                    whole = block[: block.rfind(b"\n") + 1]
+                    if not whole:
+                        break
+                    offset += len(whole)
+                    file.seek(offset)
+                    lines += whole.splitlines()
+        except OSError:
+            pass  # there is no log yet
+        self._read[key] = offset
+        return lines
+
+
+def _taken_over(earlier: Path, log: Path) -> int:
+    """Bytes at the beginning of `log` that come from the log of the attempt before: they have been told."""
+    try:
+        with open_plain(earlier) as old, open_plain(log) as new:
+            pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
+            return sum(len(line) for _, line in pairs)
+    except OSError:
+        return 0
+
+
+def _told(raw: bytes, attempt: AttemptView) -> str | None:
+    """A line of a log as people read it; None for samples of the machine, and for what is damaged."""
+    try:
+        fields = json.loads(raw)
+        event = Event(fields.pop("kind"), fields, float(fields.pop("time")))
+        return None if event.kind == "system" else f"seed {attempt.seed}: {printable(describe(event))}"
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
+
+
+def _ending(seed: SeedState) -> str:
+    if seed.status == "failed":
+        return f"seed {seed.seed}: failed after {_seconds_of(seed)}: {printable(seed.error)}"
+    scores = ", ".join(f"{name} {value:.5f}" for name, value in seed.bpb.items())
+    size = f", {seed.artifact_bytes:,} bytes" if seed.artifact_bytes is not None else ""
+    return f"seed {seed.seed}: finished in {_seconds_of(seed)}" + (f", BPB {scores}" if scores else "") + size
+
+
+# --- a list ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A folder in which something forbids to read the run."""
+
+    folder: Path
+    reason: str
+
+
+def _state_or_reason(folder: Path) -> RunState | Unreadable:
+    try:
+        return look(RunWatcher(folder))
+    except (GolfError, OSError) as error:
+        # The sentence names the file; the row has the folder's name already.
+        return Unreadable(folder, printable(str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")))
+
+
+def runs_table(runs: Sequence[RunState | Unreadable], wide: bool) -> Table:
+    """A row for each run: of one line where there is room, else of two."""
+    pairs = [("run", "started"), ("status", "duration"), ("seeds", ""), ("mixture BPB", "± sd"), ("cost", "")]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
+    for upper, lower in pairs:
+        for title in (upper, lower) if wide else (f"{upper}\n{lower}".strip(),):
+            if title:
+                numeric = upper in ("seeds", "mixture BPB", "cost")
+                table.add_column(title, justify="right" if numeric else "left", no_wrap=upper != "run", overflow="fold")
+    if not wide:
+        table.columns[0].width = min(NAME_WIDTH, max(len(run.folder.name) for run in runs))
+    table.add_column("verdict", overflow="fold")
+    for run in runs:
+        cells, last = _row(run)
+        shown = [cell for pair in cells for cell in (pair if wide else ("\n".join(pair).rstrip(),))]
+        kept = [cell for cell, title in zip(shown, itertools.chain(*pairs), strict=True) if title] if wide else shown
+        style = STYLES.get(run.status if isinstance(run, RunState) else "damaged", "")
+        status = 2 if wide else 1
+        table.add_row(*(Text(cell, style if i == status else "") for i, cell in enumerate(kept)), last)
+    return table
+
+
+def _row(run: RunState | Unreadable) -> tuple[list[tuple[str, str]], Text]:
+    """Cells in pairs, as `runs_table` names them, and the last one."""
+    if isinstance(run, Unreadable):
+        name = printable(run.folder.name)
+        return [(name, "-"), ("damaged", "-"), ("-", ""), ("-", ""), ("-", "")], Text(run.reason)
+    finished = sum(seed.status == "finished" for seed in run.seeds)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
+    mean, spread = _mean_and_sd(run.claim.scores.get("mixture") if run.claim else None)
+    cells = [
+        (printable(run.run_id), started),
+        (run.status, _lasted(run)),
+        (f"{finished}/{len(run.seeds)}", ""),
+        (mean, spread),
+        ("-" if run.cost is None else f"{run.cost:,.2f}", ""),
+    ]
+    return cells, Text(run.verdict, STYLES.get(run.verdict, ""))
+
+
+def _mean_and_sd(summary: Summary | None) -> tuple[str, str]:
+    if summary is None:
+        return "-", ""
+    return f"{summary.mean:.5f}", "" if summary.sd is None else f"± {summary.sd:.5f}"
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*parts)
+
+
+def _lasted(state: RunState) -> str:
+    return duration(max((state.ended if state.ended is not None else time.time()) - state.started, 0.0))
+
+
+def _seconds_of(seed: SeedState) -> str:
+    """How long the attempt has taken, or empty."""
+    if seed.started is None or (seed.ended is None and seed.status == "interrupted"):
+        return ""
+    return duration(max((seed.ended if seed.ended is not None else time.time()) - seed.started, 0.0))
+
+
+def _cost(state: RunState) -> str:
+    hours = f"{state.node_hours:.2f} node hours"
+    return f"{hours} (the job names no price)" if state.cost is None else f"{state.cost:,.2f} so far, {hours}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

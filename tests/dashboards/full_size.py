@@ -1,0 +1,190 @@
+"""A made-up run of the challenge's full size: three seeds, their series, breakdowns and audits."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, finished
+from run_builders import T0, begin_run, begin_seed, finish_run
+
+from golf_core import records
+from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
+from golf_core.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
+from golf_core.events import Event, JsonLinesLog
+from golf_core.files import sha256
+from golf_core.results import ChunkRecord, DataRecord
+from orchestrator.claim import RunResult, SeedResult
+from orchestrator.ledger_figures import figures_of
+from orchestrator.seed_run import AUDIT, DATA, LOG, RESULT, STAGE_FILES
+
+SEEDS = (42, 1337, 2024)
+SCORERS = ("neural", "mixture", "published")
+CHUNK = 32_768
+NASTY = "</script><b>bold</b>&amp; \x1b[31m"
+"""A token's text that must be shown, not obeyed."""
+
+
+def full_run(folder: Path, steps: int = 6000, chunks: int = 1893, seeds: tuple[int, ...] = SEEDS) -> RunResult:
+    """The folder of a finished run with every figure that a report can show."""
+    ledger = begin_run(folder, seeds)
+    results = []
+    for number, (seed, bpb) in enumerate(zip(seeds, CANDIDATE, strict=False)):
+        place = begin_seed(folder, ledger, seed)
+        made = _seed(place, seed, bpb, steps, chunks, T0 + 1500 * number)
+        for stage, names in STAGE_FILES.items():
+            for name in names:
+                if not (place / name).exists():
+                    (place / name).write_bytes(f"{stage} {name} {seed}".encode())
+            files = {name: sha256(place / name) for name in names}
+            ledger.append(
+                "stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures_of(made, stage)
+            )
+        records.save(made, place / RESULT)
+        ledger.append("seed_finished", seed=seed, attempt=1, status="finished")
+        results.append(made)
+    return finish_run(folder, ledger, tuple(results))
+
+
+def _seed(place: Path, seed: int, bpb: float, steps: int, chunks: int, began: float) -> SeedResult:
+    random = np.random.default_rng(seed)
+    history = tuple(_history(random, bpb, chunks))
+    spent = {"loading": 9.5, "scoring": 210.25, "mixing": 61.0, "adaptation": 198.75}
+    evaluated = eval_result(bpb, history=history, chunks=chunks, seconds_by_phase=spent)
+    log = JsonLinesLog(place / LOG)
+    for event in _events(random, steps, history, began):
+        log(event)
+    log.close()
+    records.save(_breakdown(random, chunks), place / BREAKDOWN)
+    records.save(_audit(random), place / AUDIT)
+    data = DataRecord(
+        "/data", "/data/t.model", "a" * 64, 8_000_000_000, 62_021_846, {"fineweb_val_000000.bin": "b" * 64}
+    )
+    records.save(data, place / DATA)
+    exported = replace(
+        finished(seed, bpb).export, bytes_by_group={"attention": 6_000_000, "mlp": 9_000_000, "embeddings": 705_672}
+    )  # type: ignore[type-var]
+    result = finished(seed, bpb, evaluate=evaluated, audit=audit_record(), export=exported)
+    return replace(result, started=began, finished=began + 1400)
+
+
+def _events(random: np.random.Generator, steps: int, history: tuple[ChunkRecord, ...], began: float) -> list[Event]:
+    def phase(name: str, at: float, seconds: float) -> list[Event]:
+        return [
+            Event("phase_started", {"phase": name}, began + at),
+            Event("phase_finished", {"phase": name, "seconds": seconds}, began + at + seconds),
+        ]
+
+    events = phase("warmup", 0, 30)
+    noise = random.normal(0, 0.03, steps)
+    for step in range(1, steps + 1):
+        loss = 1.9 + 5 * math.exp(-step / (steps / 12)) + float(noise[step - 1])
+        fields: dict[str, Any] = {
+            "step": step,
+            "total": steps,
+            "loss": loss,
+            "lr_factor": 1.0,
+            "ms_per_step": 98 + float(noise[step - 1]) * 20,
+        }
+        fields |= {"tokens_per_s": 8e6, "elapsed_s": step * 0.098, "eta_s": (steps - step) * 0.098}
+        events.append(Event("train_step", fields, began + 40 + step * 0.098))
+        if step % max(steps // 6, 1) == 0:
+            events.append(
+                Event("validation", {"step": step, "val_loss": loss, "val_bpb": loss / 1.69}, began + 40 + step * 0.098)
+            )
+    events += (
+        phase("train", 40, 598) + phase("export", 650, 20) + phase("evaluate", 680, 486) + phase("audit", 1170, 95)
+    )
+    for i in range(130):
+        gpus = [{"index": g, "utilisation_percent": 97.0, "memory_mib": 22_000.0} for g in range(8)]
+        events.append(Event("system", {"cpu_percent": 30.0, "memory_mib": 9e4, "gpus": gpus}, began + 10 * i))
+    for record in history:
+        fields = {"chunk": record.chunk, "total": len(history), **{f"bpb_{n}": v for n, v in record.bpb.items()}}
+        events.append(Event("chunk", fields, began + 680 + record.chunk * 0.25))
+    return events
+
+
+def _history(random: np.random.Generator, bpb: float, chunks: int) -> list[ChunkRecord]:
+    gaps = {"neural": 0.001, "mixture": 0.0, "published": -0.074}
+    wander = random.normal(0, 0.05, chunks).cumsum() / np.arange(1, chunks + 1)
+    wander -= wander[-1]
+    records_ = []
+    for i in range(chunks):
+        values = {name: bpb + gap + float(wander[i]) for name, gap in gaps.items()}
+        weights = tuple(-float(k) * (i + 1) / chunks for k in range(5))
+        shares = {"neural": 0.2, "tilted": 0.1, "blend": 0.3 + 0.2 * i / chunks, "document": 0.4 - 0.2 * i / chunks}
+        records_.append(ChunkRecord(i + 1, (i + 1) * CHUNK, values, weights, i * CHUNK, shares))
+    return records_
+
+
+def _nats(tokens: int, loss: float) -> dict[str, float]:
+    return {"neural": tokens * (loss + 0.01), "mixture": tokens * loss, "published": tokens * (loss - 0.1)}
+
+
+def _breakdown(random: np.random.Generator, chunks: int) -> Breakdown:
+    losses = 1.89 + random.normal(0, 0.05, chunks)
+    each = tuple(ChunkLosses(i * CHUNK, CHUNK, CHUNK * RATIO, _nats(CHUNK, float(losses[i]))) for i in range(chunks))
+    groups = tuple(
+        Group(
+            f"{2**k}-{2 ** (k + 1) - 1}",
+            float(2**k),
+            float(2 ** (k + 1)),
+            10_000 * (k + 1),
+            25_000.0 * (k + 1),
+            _nats(10_000 * (k + 1), 3 - k / 8),
+        )
+        for k in range(16)
+    )
+    pieces = (NASTY, *(f" word{i}" for i in range(159)))
+    bits = {
+        "neural": tuple(random.uniform(0, 9, 160).round(3).tolist()),
+        "mixture": tuple(random.uniform(0, 6, 160).round(3).tolist()),
+    }
+    excerpts = tuple(
+        Excerpt(kind, 1000 * i, pieces, bits, gain)  # type: ignore[arg-type]
+        for kind, gain in (("wins", 250.0), ("loses", -80.0))
+        for i in range(4)
+    )
+    total = chunks * CHUNK
+    return Breakdown("d" * 64, total, total * RATIO, each, groups, groups, groups, excerpts)
+
+
+def _audit(random: np.random.Generator) -> AuditReport:
+    sums = tuple(
+        KraftSum(name, int(position), ("text start",), total, total, total, True, 1024, 0, "snapshot", total)
+        for position in sorted(random.integers(1, 49_000, 24).tolist())
+        for name, total in (("neural", 1 + 1e-7), ("mixture", 1 - 2e-7), ("published", 81.4))
+    )
+    conditions = (
+        Condition("2 normalised", "mixture", "holds", "24 sums are 1 within 2e-07"),
+        Condition("2 normalised", "published", "violated", "sums to 81.4 at 24 of 24 positions"),
+    )
+    return AuditReport(
+        scorer="golf_core.evaluate.auditable:EvaluationScorer",
+        tokens=49_153,
+        tokens_sha256="e" * 64,
+        vocab_size=1024,
+        chunk_tokens=CHUNK,
+        options=AuditOptions(),
+        first_scored=1,
+        mean_loss={"mixture": 1.89},
+        runs=4,
+        seconds=95.0,
+        conditions=conditions,
+        notes=(),
+        sums=sums,
+        causal=None,
+        repeat=None,
+        fast_path=None,
+        distributions=None,
+        documents=None,
+    )
+
+
+def as_json(path: Path) -> Any:
+    """A record as plain values."""
+    return json.loads(path.read_text())

@@ -1,0 +1,320 @@
+"""The board: what a browser shows of running and past runs is what their folders say, and it keeps up with them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_tools import board, free_port, get, wait_for, watched
+from browser import axe_violations, chromium, page  # noqa: F401
+from full_size import as_json, full_run
+from run_builders import T0, add_events, begin_run, begin_seed, finish_run, finish_seed, steps
+
+from golf_core.events import Event
+from orchestrator.ledger import Ledger
+
+NASTY = "<img src=x onerror=alert(1)>\x1b[31m"
+SYSTEM = {
+    "cpu_percent": 41.0,
+    "memory_mib": 8192.0,
+    "gpus": [{"index": i, "utilisation_percent": 90.0 + i, "memory_mib": 20_480.0} for i in range(2)],
+}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of every kind, none of which changes."""
+    folder = tmp_path_factory.mktemp("output")
+    full_run(folder / "whole", steps=60, chunks=12)
+    begin_run(folder / "broken").close()
+    (folder / "broken" / "job.json").write_text("{")
+    ledger = begin_run(folder / "interrupted", (42, 43))
+    add_events(begin_seed(folder / "interrupted", ledger, 42), steps(7))
+    ledger.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(output: Path) -> Iterator[str]:
+    with board(output, free_port()) as address:
+        yield address
+
+
+# --- in a browser ----------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_the_list(page: Any, address: str, output: Path) -> None:
+    page.goto(address)
+    assert page.locator("#runs tbody tr").count() == 3
+    result = as_json(output / "whole" / "result.json")
+    summary = result["claim"]["scores"]["mixture"]
+    row = "#runs tr[data-run=whole]"
+    assert page.text_content(f"{row} .mixture") == f"{summary['mean']:.5f} ± {summary['sd']:.5f}"
+    assert page.text_content(f"{row} .status") == "finished"
+    assert page.text_content(f"{row} .verdict-cell") == result["claim"]["verdict"]
+    assert page.text_content("#runs tr[data-run=interrupted] .status") == "interrupted"
+    assert "job.json" in page.text_content("#runs tr[data-run=broken]")
+    page.click(f"{row} a")
+    assert page.url == f"{address}/runs/whole"
+
+
+@pytest.mark.browser
+def test_a_finished_run(page: Any, address: str, output: Path) -> None:
+    result = as_json(output / "whole" / "result.json")
+    page.goto(f"{address}/runs/whole")
+    assert page.text_content("#verdict") == result["claim"]["verdict"]
+    assert page.text_content("#sentence") == result["claim"]["sentence"]
+    for seed in result["seeds"]:
+        row = f"#seeds tr[data-seed='{seed['seed']}']"
+        for scorer in ("neural", "mixture", "published"):
+            assert page.text_content(f"{row} .{scorer}") == f"{seed['evaluate'][scorer]['bpb']:.5f}"
+        total = seed["export"]["weight_bytes"] + seed["export"]["code_bytes"]
+        assert page.text_content(f"{row} .bytes") == f"{total:,}"
+        assert page.text_content(f"{row} .gpu") == "97 % of 8 GPUs, 21.5 GiB at the most"
+    conditions = page.locator("#conditions tbody tr").all_text_contents()
+    assert len(conditions) == len(result["claim"]["conditions"])
+    assert page.locator("#fig-loss path.curve").count() == 3 and page.locator("#fig-bpb path.curve").count() == 3
+
+
+@pytest.mark.browser
+def test_a_run_is_shown_as_it_goes_on(page: Any, tmp_path: Path) -> None:
+    """Each thing that happens is on the page two seconds later, without a reload."""
+    folder = tmp_path / "live"
+    ledger = begin_run(folder, (42, 43), cost__per_node_hour=20.0)
+    with watched(page, tmp_path) as address:
+        page.goto(f"{address}/runs/live")
+        page.evaluate("window.untouched = true")
+        assert page.text_content("#seeds tr[data-seed='43'] .status") == "queued"
+        assert "waits for room: 8 ranks, one H100 each" in page.text_content("#gangs")
+        place = begin_seed(folder, ledger, 42)
+        add_events(place, [Event("phase_started", {"phase": "train", "total": 40}, T0)])
+        wait_for(page, "tr[data-seed='42'] .phase", "train")
+        assert "8 x NVIDIA H100 80GB HBM3 on node-a" in page.text_content("#gangs")
+        add_events(place, [*[*steps(40)][:10], Event("system", SYSTEM, T0 + 11)])
+        wait_for(page, "tr[data-seed='42'] .done", "10 of 40")
+        row = "tr[data-seed='42']"
+        assert page.text_content(f"{row} .loss") == f"{7 - 10 / 40:.4f}"
+        assert page.text_content(f"{row} .ms") == "5.5" and page.text_content(f"{row} .eta") == "2.0 s"
+        assert page.text_content(f"{row} .gpu") == "90 % of 2 GPUs, 20.0 GiB at the most"
+        assert page.text_content(f"{row} .node") == "CPU 41 %, memory 8.0 GiB"
+        assert page.get_attribute(f"{row} progress", "value") == "0.2500"
+        assert "train 10/40" in page.text_content("#tail-42")
+        assert page.title() == "25 % train - live"
+        result = finish_seed(folder, ledger, 42, 1.115)
+        wait_for(page, f"{row} .status", "finished")
+        assert "1 of 2 seeds have ended" in page.text_content("#sentence")
+        assert page.text_content("#mixture") == "1.11500"
+        begin_seed(folder, ledger, 43)
+        other = finish_seed(folder, ledger, 43, 1.114)
+        done = finish_run(folder, ledger, (result, other))
+        wait_for(page, "#verdict", done.claim.verdict)
+        assert page.text_content("#sentence") == done.claim.sentence
+        assert page.evaluate("window.untouched"), "the page was loaded again"
+
+
+@pytest.mark.browser
+def test_it_outlives_a_restart_of_the_board(page: Any, tmp_path: Path) -> None:
+    folder, port = tmp_path / "live", free_port()
+    page.expected = ("Failed to load resource",)
+    ledger = begin_run(folder, (42,))
+    with board(tmp_path, port) as address:
+        page.goto(f"{address}/runs/live")
+        wait_for(page, "#connection", "live at")
+    wait_for(page, "#connection", "not connected since", 6)
+    add_events(begin_seed(folder, ledger, 42), steps(3))
+    with board(tmp_path, port):
+        wait_for(page, "#connection", "live at", 6)
+        wait_for(page, "tr[data-seed='42'] .loss", "6.0000", 6)
+    ledger.close()
+
+
+@pytest.mark.browser
+def test_it_outlives_the_loss_of_a_folder(page: Any, tmp_path: Path) -> None:
+    full_run(tmp_path / "whole", steps=10, chunks=9, seeds=(42,))
+    page.expected = ("Failed to load resource",)
+    with watched(page, tmp_path) as address:
+        page.goto(f"{address}/runs/whole")
+        (tmp_path / "whole" / "ledger.jsonl").rename(tmp_path / "kept")
+        wait_for(page, "h1", "No such run")
+        (tmp_path / "kept").rename(tmp_path / "whole" / "ledger.jsonl")
+        wait_for(page, "h1", "whole")
+
+
+@pytest.mark.browser
+def test_text_is_shown_and_not_obeyed(page: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "a <b>run"
+    ledger = begin_run(folder, (42,))
+    place = begin_seed(folder, ledger, 42)
+    add_events(place, [Event("note", {"message": NASTY}, T0)])
+    ledger.append("seed_finished", seed=42, attempt=1, status="failed", failure="x", stage="train", error=NASTY)
+    ledger.append("run_finished", verdict="no claim")
+    ledger.close()
+    shown = "<img src=x onerror=alert(1)>\\x1b[31m"
+    with watched(page, tmp_path) as address:
+        page.goto(address)
+        page.click("#runs a")
+        assert page.text_content("h1") == "a <b>run"
+        assert shown in page.text_content("#tail-42") and shown in page.text_content(".error")
+        assert page.locator("main img, main b").count() == 0
+
+
+@pytest.mark.browser
+def test_what_the_reader_opened_and_focused_stays(page: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "live"
+    ledger = begin_run(folder, (42, 43))
+    place = begin_seed(folder, ledger, 42)
+    add_events(place, [Event("note", {"message": "first"}, T0)])
+    with watched(page, tmp_path) as address:
+        page.goto(f"{address}/runs/live")
+        page.click("#log-42 summary")
+        assert page.get_attribute("#log-42", "open") is None
+        page.focus("#seeds-scroll")
+        add_events(place, [*steps(3)])
+        wait_for(page, "tr[data-seed='42'] .loss", "6.0000")
+        assert page.get_attribute("#log-42", "open") is None
+        assert page.evaluate("document.activeElement.id") == "seeds-scroll"
+    ledger.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1100])
+@pytest.mark.parametrize("place", ["", "runs/whole", "runs/interrupted", "runs/broken"])
+def test_it_is_accessible(page: Any, address: str, place: str, width: int, scheme: str) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{address}/{place}")
+    assert axe_violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+
+
+@pytest.mark.browser
+def test_it_is_read_without_scripts(chromium: Any, address: str) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    new = context.new_page()
+    new.goto(f"{address}/runs/whole")
+    assert new.text_content("#verdict")
+    assert 'http-equiv="refresh"' in new.content()
+    context.close()
+
+
+# --- without one -----------------------------------------------------------------------------------
+
+
+def test_the_figures_as_json(address: str, output: Path) -> None:
+    status, text, _ = get(f"{address}/api/runs")
+    found = {run["run_id"]: run for run in json.loads(text)}
+    assert status == 200 and set(found) == {"whole", "broken", "interrupted"}
+    assert found["broken"]["status"] == "damaged" and found["interrupted"]["status"] == "interrupted"
+    one = json.loads(get(f"{address}/api/runs/whole")[1])
+    result = as_json(output / "whole" / "result.json")
+    assert one["verdict"] == result["claim"]["verdict"] and one["claim"]["scores"] == result["claim"]["scores"]
+    assert len(one["seeds"][0]["loss_series"]) == 60
+    assert json.loads(get(f"{address}/api/runs/interrupted")[1])["seeds"][0]["done"] == 7
+
+
+def test_what_has_not_changed_is_not_sent_again(address: str) -> None:
+    status, text, headers = get(f"{address}/?content=1")
+    assert status == 200 and "<html" not in text
+    again, nothing, _ = get(f"{address}/?content=1", If_None_Match=headers["ETag"])
+    assert (again, nothing) == (304, "")
+
+
+@pytest.mark.parametrize(
+    "path", ["runs/none", "runs/..%2f..%2fetc", "runs/%2e%2e", "runs/whole%2f..", "api/runs/none", "runs/a%00b"]
+)
+def test_nothing_else_is_found(address: str, path: str) -> None:
+    status, text, _ = get(f"{address}/{path}")
+    assert status == 404 and "Traceback" not in text
+
+
+def test_a_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
+    full_run(tmp_path / "whole", steps=10, chunks=9, seeds=(42,))
+    with board(tmp_path, free_port()) as address:
+        assert get(f"{address}/runs/whole/report")[0] == 404
+        (tmp_path / "whole" / "report.html").write_text("<p>the report")
+        status, text, headers = get(f"{address}/runs/whole/report")
+        assert (status, text) == (200, "<p>the report")
+        assert headers["Content-Security-Policy"].startswith("sandbox") and "same-origin" not in text
+
+
+def test_another_host_name_is_refused(address: str) -> None:
+    """A page elsewhere whose name points to this machine reads nothing."""
+    assert get(address, Host="evil.example")[0] == 400
+    assert get(address, Host="localhost:1")[0] == 200
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        with board(place, free_port()) as address:
+            assert "There are no runs yet" in get(address)[1]
+            assert json.loads(get(f"{address}/api/runs")[1]) == []
+
+
+def test_a_run_that_was_gone_on_with(tmp_path: Path) -> None:
+    """What was known of an older state is not shown any more."""
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, (42,))
+    begin_seed(folder, ledger, 42)
+    ledger.append("run_stopped", reason="stopped by the user")
+    ledger.close()
+    with board(tmp_path, free_port()) as address:
+        assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "stopped"
+        held = Ledger(folder)
+        held.append("run_started", attempt=2, provenance={})
+        assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "running"
+        held.close()
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+SERVE = "import sys; from pathlib import Path; from dashboards.board import serve; "
+
+
+def test_the_command_serves_on_loopback_and_ends(tmp_path: Path) -> None:
+    program = SERVE + "serve(Path(sys.argv[1]), '127.0.0.1', None)"
+    server = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        found = re.fullmatch(r"board: (http://127\.0\.0\.1:\d+)   \(Ctrl-C ends it\)\n", line)
+        assert found is not None, line
+        assert get(f"{found[1]}/healthz")[:2] == (200, "ok")
+        server.send_signal(signal.SIGINT)
+        rest, _ = server.communicate(timeout=20)
+        assert rest == ""
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    from dashboards.board import serve
+    from golf_core.errors import UserError
+
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        with pytest.raises(UserError, match=r"--port \d+: cannot listen there .* choose another port"):
+            serve(tmp_path, "127.0.0.1", holder.getsockname()[1])
+
+
+def test_a_folder_that_is_copied_while_it_is_watched(tmp_path: Path, output: Path) -> None:
+    """Reading never writes: the folder stays as it is."""
+    shutil.copytree(output / "whole", tmp_path / "whole")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").rglob("*")}
+    with board(tmp_path, free_port()) as address:
+        for place in ("", "runs/whole", "api/runs/whole"):
+            assert get(f"{address}/{place}")[0] == 200
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").rglob("*")} == before

@@ -1,0 +1,451 @@
+"""The board among damaged folders, made-up figures, other web pages, and an MLflow that is away."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_tools import board, free_port, get, wait_for, watched
+from browser import chromium, page  # noqa: F401
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from run_builders import add_events, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
+
+from dashboards.board.mlflow_look import MlflowLook
+from dashboards.board.registry import Damaged, Registry, Run
+from dashboards.live import MAX_LINE, RunWatcher
+from golf_core.events import Event
+from orchestrator.mlflow_store import default_uri
+from orchestrator.redaction import Redactor
+from orchestrator.run_view import view_of
+from orchestrator.sync import sync
+
+PAGES = ("", "?content=1", "runs/run", "runs/run?content=1", "api/runs", "api/runs/run")
+
+
+def strict_json(text: str) -> Any:
+    """JSON as the standard has it: no NaN, no infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def look(address: str) -> str:
+    """All pages of the run `run`, each of which is there."""
+    texts = []
+    for place in PAGES:
+        status, text, _ = get(f"{address}/{place}")
+        assert status == 200, (place, status, text)
+        if place.startswith("api"):
+            strict_json(text)
+        else:
+            texts.append(text)
+    return "".join(texts)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("job.json", b"{"),
+        ("job.json", b"\xff\xfe"),
+        ("ledger.jsonl", b"\x00" * 100),
+        ("ledger.jsonl", b"[]\n1\nnull\n"),
+        ("seed-42/log.jsonl", b"\xff\n{}\n[1]\n" + b"[" * 5000 + b"\n"),
+        ("seed-42/result.json", b"{}"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence_or_left_out(tmp_path: Path, name: str, content: bytes) -> None:
+    whole_run(tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    with board(tmp_path, free_port()) as address:
+        text = look(address)
+        if name in ("job.json", "ledger.jsonl"):
+            assert name in strict_json(get(f"{address}/api/runs/run")[1])["reason"]
+            assert str(tmp_path / "run") not in text, "the name of the folder is said already"
+
+
+MADE_UP = [
+    Event("train_step", {"step": 10**30, "total": 1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0}),
+    Event("train_step", {"step": 3, "total": -1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0}),
+    Event("train_step", {"step": 3, "total": 4, "loss": math.nan, "ms_per_step": math.inf, "eta_s": "soon"}),
+    Event("phase_started", {"phase": "<script>" * 100, "total": 10}),
+    Event("chunk", {"chunk": 2, "total": 2, "bpb_mixture": -math.inf, "eta_s": math.nan}),
+    Event("phase_finished", {"phase": "train", "seconds": 1e300}),
+    Event("note", {"message": "x" * 100_000}),
+    Event("note", {"message": "\ud800"}),
+    Event("note", {"message": "late"}, 1e18),
+    Event("system", {"cpu_percent": "all", "memory_mib": math.inf, "gpus": 5}),
+    Event("system", {"gpus": [None, {"memory_mib": 10**400}, {"utilisation_percent": math.nan}]}),
+    Event("system", {"memory_mib": 1.0, "memory_total_mib": 0}),
+]
+
+
+@pytest.mark.parametrize("event", MADE_UP)
+def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path, event: Event) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, (42,))
+    place = begin_seed(folder, ledger, 42)
+    add_events(place, [*steps(2), event, Event("note", {"message": "still here"})])
+    with board(tmp_path, free_port()) as address:
+        text = look(address)
+    ledger.close()
+    assert "still here" in text and "<script>" not in text.replace('<script src="/static/board.js"', "")
+    assert "damaged" not in text
+    assert max(len(line) for seed in RunWatcher(folder).look().seeds for line in seed.tail) <= MAX_LINE + 20
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**25), 10**25)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["finished", "failed", "train", 42, 1e300, -1.0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound") / "run"
+    whole_run(folder, seeds=(42, 1337), train=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """An empty folder and the address of its board."""
+    folder = tmp_path_factory.mktemp("changing")
+    with board(folder, free_port()) as address:
+        yield folder, address
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_file_says_no_page_breaks(data: st.DataObject, sound: Path, changing: tuple[Path, str]) -> None:
+    output, address = changing
+    folder = output / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    assert get(f"{address}/runs/run")[0] == 404
+    shutil.copytree(sound, folder)
+    path = folder / data.draw(st.sampled_from(["ledger.jsonl", "seed-42/log.jsonl", "seed-42/result.json"]))
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
+    if lines:
+        for _ in range(data.draw(st.integers(1, 3))):
+            line = data.draw(st.sampled_from(lines))
+            line[data.draw(st.sampled_from(sorted(line)))] = data.draw(VALUES)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        record = json.loads(path.read_text())
+        part = data.draw(st.sampled_from([record, record["evaluate"], record["evaluate"]["mixture"], record["export"]]))
+        part[data.draw(st.sampled_from(sorted(part)))] = data.draw(VALUES)
+        path.write_text(json.dumps(record))
+    look(address)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    begin_run(folder).close()
+    folder.rename(tmp_path / os.fsdecode(b"a\xff\n<b>"))
+    begin_run(tmp_path / "run").close()
+    job = json.loads((tmp_path / "run" / "job.json").read_text())
+    (tmp_path / "run" / "job.json").write_text(json.dumps({**job, "name": "x\ud800\x1b[31m"}))
+    with board(tmp_path, free_port()) as address:
+        text = look(address)
+        listed = strict_json(get(f"{address}/api/runs")[1])
+    assert len(listed) == 2
+    assert "a\\udcff\\n&lt;b&gt;" in text and "\x1b" not in text
+
+
+def test_another_run_under_the_same_name_is_another_run(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    whole_run(tmp_path / "run", seeds=(42,), train=30)
+    first = registry.one("run")
+    assert isinstance(first, Run) and len(first.state.seeds[0].loss_series) == 30
+    shutil.rmtree(tmp_path / "run")
+    assert registry.one("run") is None and registry.all() == []
+    whole_run(tmp_path / "run", seeds=(7,), train=40)
+    other = registry.one("run")
+    assert isinstance(other, Run) and [seed.seed for seed in other.state.seeds] == [7]
+    assert len(other.state.seeds[0].loss_series) == 40
+
+
+def test_a_damaged_run_is_shown_again_when_it_is_mended(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    whole_run(tmp_path / "run")
+    job = (tmp_path / "run" / "job.json").read_bytes()
+    (tmp_path / "run" / "job.json").write_bytes(b"{")
+    assert isinstance(registry.one("run"), Damaged)
+    (tmp_path / "run" / "job.json").write_bytes(job)
+    assert isinstance(registry.one("run"), Run)
+
+
+def test_a_run_that_is_over_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        whole_run(tmp_path / f"run-{number}", seeds=(42,))
+    looks: list[str] = []
+    real = RunWatcher.look
+
+    def counted(watcher: RunWatcher) -> Any:
+        looks.append(watcher.folder.name)
+        return real(watcher)
+
+    monkeypatch.setattr(RunWatcher, "look", counted)
+    registry = Registry(tmp_path)
+    for _ in range(5):
+        assert len(registry.all()) == 4
+    assert sorted(looks) == [f"run-{number}" for number in range(4)]
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_outstanding_seeds_are_not_yet_failures(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, (42, 1337, 2024))
+    begin_seed(folder, ledger, 42)
+    finish_seed(folder, ledger, 42, 1.115)
+    with board(tmp_path, free_port()) as address:
+        text = get(f"{address}/runs/run")[1]
+        assert text.count("… not yet") == 2 and "✗" not in text
+        begin_seed(folder, ledger, 1337)
+        fail_seed(ledger, 1337, 1)
+        ledger.append("run_finished", verdict="no claim")
+        ledger.close()
+        text = get(f"{address}/runs/run")[1]
+        assert "not yet" not in text and "✗ fails" in text
+
+
+def test_a_finished_seed_shows_its_result_and_not_its_last_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ledger = begin_run(folder, (42, 1337))
+    for seed in (42, 1337):
+        add_events(begin_seed(folder, ledger, seed), chunks(3))
+    result = finish_seed(folder, ledger, 42, 1.11508)
+    done, running = RunWatcher(folder).look().seeds
+    ledger.close()
+    assert result.evaluate is not None and result.evaluate.published is not None
+    assert done.scores == {
+        "neural": result.evaluate.neural.bpb,
+        "mixture": 1.11508,
+        "published": result.evaluate.published.bpb,
+    }
+    assert running.scores == {} and running.bpb["mixture"] == 1.25
+
+
+# --- a browser ------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_what_is_selected_and_focused_stays_as_rows_come(page: Any, tmp_path: Path) -> None:
+    ledger = begin_run(tmp_path / "first", (42,))
+    with watched(page, tmp_path) as address:
+        page.goto(address)
+        page.focus("tr[data-run=first] a")
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('tr[data-run=first] a'))")
+        other = begin_run(tmp_path / "second", (42,))
+        page.locator("tr[data-run=second]").wait_for()
+        assert page.locator("#runs tbody tr").count() == 2
+        assert page.evaluate("document.activeElement.textContent") == "first"
+        assert page.evaluate("getSelection().toString()") == "first"
+        shutil.rmtree(tmp_path / "second")
+        page.locator("tr[data-run=second]").wait_for(state="detached")
+        assert page.evaluate("getSelection().toString()") == "first"
+        other.close()
+    ledger.close()
+    page.expected = ("Failed to load resource",)
+
+
+@pytest.mark.browser
+def test_screen_readers_hear_what_matters_alone(page: Any, tmp_path: Path) -> None:
+    """A new verdict is said; a new step or second is not."""
+    folder = tmp_path / "run"
+    page.expected = ("Failed to load resource",)
+    ledger = begin_run(folder, (42,))
+    place = begin_seed(folder, ledger, 42)
+    with board(tmp_path, free_port()) as address:
+        page.goto(f"{address}/runs/run")
+        page.evaluate(
+            "window.heard = []; const status = document.querySelector('[role=status]');"
+            "new MutationObserver(() => heard.push(status.textContent)).observe(status, {childList: true})"
+        )
+        add_events(place, steps(3))
+        wait_for(page, "tr[data-seed='42'] .loss", "6.0000")
+        assert page.evaluate("heard") == []
+        finish_seed(folder, ledger, 42, 1.115)
+        wait_for(page, "tr[data-seed='42'] .status", "finished")
+        page.wait_for_function("() => heard.length === 1")
+        assert page.evaluate("heard") == ["run: running, out of reach, 1 of 1 seeds finished"]
+        assert page.locator("[aria-live], [role=status], [role=alert]").count() == 1
+    page.wait_for_function("() => heard.length === 2")
+    assert page.evaluate("heard[1]") == "not connected"
+    ledger.close()
+
+
+@pytest.mark.browser
+def test_another_server_on_the_port_is_not_the_board(page: Any, tmp_path: Path) -> None:
+    """What it answers is not shown."""
+    import http.server
+    import threading
+
+    begin_run(tmp_path / "run").close()
+    page.expected = ("Failed to load resource",)
+    port = free_port()
+    with board(tmp_path, port) as address:
+        page.goto(f"{address}/runs/run")
+    handler = http.server.SimpleHTTPRequestHandler
+    handler.log_message = lambda *_: None  # type: ignore[method-assign]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        wait_for(page, "#connection", "not connected since", 6)
+        assert page.text_content("h1") == "run"
+        stranger.shutdown()
+
+
+# --- other web pages ------------------------------------------------------------------------------
+
+
+def test_every_answer_guards_itself(tmp_path: Path) -> None:
+    whole_run(tmp_path / "run", seeds=(42,))
+    with board(tmp_path, free_port()) as address:
+        for place in (*PAGES, "healthz", "none", "runs/none", "static/board.js", "static/base.css", "static/none"):
+            _, _, headers = get(f"{address}/{place}")
+            assert headers["X-Content-Type-Options"] == "nosniff", place
+            assert headers["Cross-Origin-Resource-Policy"] == "same-origin", place
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy and "unsafe" not in policy, place
+            assert "Access-Control-Allow-Origin" not in headers, place
+        status, text, headers = get(address, Host="evil.example")
+        assert status == 400 and "run" not in text and headers["X-Content-Type-Options"] == "nosniff"
+        for html in (get(address)[1], get(f"{address}/runs/run")[1]):
+            assert not re.search(r"\sstyle=|\son[a-z]+=|<script(?! src=\"/static/)|https?://(?!www\.w3\.org)", html)
+
+
+def test_a_report_that_is_no_plain_file_is_none(tmp_path: Path) -> None:
+    whole_run(tmp_path / "run", seeds=(42,))
+    os.mkfifo(tmp_path / "run" / "report.html")
+    with board(tmp_path, free_port()) as address:
+        assert get(f"{address}/runs/run/report")[0] == 404
+
+
+# --- MLflow ---------------------------------------------------------------------------------------
+
+
+def standing_of(folder: Path, until: str) -> str:
+    """What is known of a run in MLflow once it begins with `until`."""
+    asked = MlflowLook()
+    deadline = time.monotonic() + 60
+    while not (words := asked.of(view_of(folder)).words).startswith(until):
+        assert time.monotonic() < deadline, words
+        time.sleep(0.05)
+    return words
+
+
+def test_how_far_mlflow_has_come(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    whole_run(folder, seeds=(42,))
+    assert standing_of(folder, "has") == "has nothing yet"
+    sync(folder, None, Redactor.from_environment({}), print)
+    file = tmp_path / "mlflow.db"
+    before = file.read_bytes()
+    assert standing_of(folder, "has") == "has all of it"
+    whole_run(tmp_path / "other", seeds=(42,), train=3)
+    assert standing_of(tmp_path / "other", "does") == f"does not have this run; golf sync {tmp_path / 'other'} sends it"
+    assert file.read_bytes() == before, "it is only read"
+    with closing(sqlite3.connect(file)) as store, store:
+        store.execute("DELETE FROM tags WHERE key = 'golf.final'")
+    assert standing_of(folder, "lacks") == f"lacks the end; golf sync {folder} sends it"
+    file.write_bytes(b"no data base")
+    assert standing_of(folder, "does not answer") == f"does not answer (DatabaseError) at {default_uri(tmp_path)}"
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Takes connections and never says a word."""
+    with closing(socket.socket()) as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_no_page_waits_for_mlflow(tmp_path: Path) -> None:
+    """A store that never answers: the pages come while it is still being asked."""
+    with silent_server() as port, board(tmp_path, free_port()) as address:
+        ledger = begin_run(tmp_path / "run", mlflow__tracking_uri=f"http://127.0.0.1:{port}")
+        begin_seed(tmp_path / "run", ledger, 42)
+        for _ in range(3):
+            assert "being asked" in look(address)
+        ledger.close()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+SERVE = """
+import sys
+from pathlib import Path
+from dashboards.board import serve
+serve(Path(sys.argv[1]), sys.argv[2], None)
+"""
+
+
+@contextmanager
+def served(output: Path, host: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-c", SERVE, str(output), host], stdout=pipe, stderr=pipe, text=True)
+    try:
+        assert server.stdout is not None
+        found = re.fullmatch(r"board: (http://\S+)   \(Ctrl-C ends it\)\n", server.stdout.readline())
+        assert found is not None
+        yield server, found[1]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_two_boards_and_an_end_by_sigterm(tmp_path: Path) -> None:
+    with served(tmp_path, "127.0.0.1") as (one, first), served(tmp_path, "127.0.0.1") as (_, second):
+        assert first != second
+        assert get(f"{first}/healthz")[0] == get(f"{second}/healthz")[0] == 200
+        one.send_signal(signal.SIGTERM)
+        assert one.wait(timeout=30) == 0
+        assert one.stderr is not None and one.stderr.read() == ""
+
+
+def test_loopback_of_the_sixth_version(tmp_path: Path) -> None:
+    try:
+        with closing(socket.socket(socket.AF_INET6)) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with served(tmp_path, "::1") as (_, address):
+        assert address.startswith("http://[::1]:")
+        assert get(f"{address}/healthz")[0] == 200
+        assert get(f"{address}/healthz", Host="evil.example")[0] == 400
+
+
+def test_a_host_of_another_machine_is_one_sentence(tmp_path: Path) -> None:
+    from dashboards.board import serve
+    from golf_core.errors import UserError
+
+    with pytest.raises(UserError, match=r"^--host 192\.0\.2\.1: cannot listen there \(.*\); choose an address of this"):
+        serve(tmp_path, "192.0.2.1", None)

@@ -1,0 +1,379 @@
+"""`golf watch` and `golf ls`: what they show, that texts stay texts, and how they end."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from run_builders import add_events, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
+
+from dashboards import terminal
+from dashboards.live import RunState, RunWatcher
+from dashboards.terminal import INTERRUPTED, exit_code, list_runs, run_view, sparkline, watch_run
+from golf_core.errors import ConfigError
+from golf_core.events import Event
+from orchestrator.ledger import Ledger
+
+REPO = Path(__file__).resolve().parents[2]
+GPU = {"memory_mib": 40960.0, "memory_total_mib": 81920.0, "utilisation_percent": 97.0}
+SYSTEM = {"cpu_percent": 12.0, "memory_mib": 2048.0, "memory_total_mib": 32768.0, "process_memory_mib": 512.0}
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def going_on(tmp_path: Path) -> Iterator[tuple[Path, Ledger]]:
+    """A run of three seeds: one has finished, one is being trained, one waits."""
+    folder = tmp_path / "runs" / "tiny-1"
+    ledger = begin_run(folder, (42, 1337, 2024))
+    add_events(begin_seed(folder, ledger, 42), [*steps(20), *chunks(3)])
+    finish_seed(folder, ledger, 42, 1.115)
+    training = [Event("phase_started", {"phase": "train", "total": 200}), *list(steps(200))[:50]]
+    add_events(begin_seed(folder, ledger, 1337), [*training, Event("system", {**SYSTEM, "gpus": [GPU] * 8})])
+    yield folder, ledger
+
+
+def shown(state: RunState, width: int = 80, tail: int = 4, encoding: str = "utf-8") -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=file, width=width, force_terminal=True, color_system=None).print(run_view(state, tail))
+    file.seek(0)
+    return file.read()
+
+
+def test_a_run_at_a_glance_fits_80_columns(going_on: tuple[Path, Ledger]) -> None:
+    text = shown(RunWatcher(going_on[0]).look())
+    assert max(cell_len(line) for line in text.splitlines()) <= 80
+    for piece in (
+        "tiny-1  running",
+        "seed 1337 on node-a",  # the gang
+        "seed 2024",  # the queue
+        "8 x NVIDIA H100",
+        "node hours",
+        "train",
+        "50/200",
+        "2.0 s",  # ETA
+        "5.5",  # ms a step
+        "6.7500",  # loss
+        "1.25000",  # running BPB
+        "320.0/640G",  # of eight GPUs together
+        "GPU 97%",
+        "log of seed 1337",
+        "train 50/200  loss 6.7500",
+        "1 of 3 seeds have ended",
+    ):
+        assert piece in text, piece
+    assert any(block in text for block in "▁▂▃▄▅▆▇█")
+
+
+def test_a_machine_without_gpus_shows_its_own_memory(going_on: tuple[Path, Ledger]) -> None:
+    folder, _ = going_on
+    add_events(folder / "seed-1337", [Event("system", {**SYSTEM, "gpus": []})])
+    text = shown(RunWatcher(folder).look())
+    assert "2.0/32G" in text
+    assert "CPU 12%" in text
+
+
+def test_what_a_gpu_does_not_tell_is_a_dash(going_on: tuple[Path, Ledger]) -> None:
+    folder, _ = going_on
+    silent = {"index": 0, "memory_mib": 1024.0, "memory_total_mib": 2048.0}
+    add_events(folder / "seed-1337", [Event("system", {**SYSTEM, "gpus": [silent]})])
+    text = shown(RunWatcher(folder).look())
+    assert "1.0/2G" in text
+    assert "GPU " not in text.replace("GPU HBM", "")
+    add_events(folder / "seed-1337", [Event("system", {"gpus": [{"memory_mib": "much"}, None]})])
+    assert "50/200" in shown(RunWatcher(folder).look())
+
+
+def test_a_terminal_of_ascii_gets_ascii(going_on: tuple[Path, Ledger]) -> None:
+    text = shown(RunWatcher(going_on[0]).look(), encoding="ascii")  # would raise on anything else
+    assert "50/200" in text
+
+
+def test_control_codes_and_markup_of_files_are_shown_not_obeyed(going_on: tuple[Path, Ledger]) -> None:
+    folder, ledger = going_on
+    evil = "[red]\x1b[2J[/red] \x07bell [/]"
+    add_events(folder / "seed-1337", [Event("phase_started", {"phase": evil}), Event("note", {"message": evil})])
+    ledger.append("seed_finished", seed=42, attempt=1, status="failed", failure="user", stage="train", error=evil)
+    text = shown(RunWatcher(folder).look(), width=200)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert text.count("[red]") == 4  # the phase, two lines of the log, the error
+    assert "\\x1b[2J[/red]" in text
+
+
+def test_the_view_is_cut_to_the_screen(going_on: tuple[Path, Ledger]) -> None:
+    state = RunWatcher(going_on[0]).look()
+    bare = len(shown(state, tail=0).splitlines())
+    for height, lines in ((bare, bare), (bare + 3, bare), (bare + 4, bare + 3), (bare + 5, bare + 4), (60, bare + 14)):
+        console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True)
+        assert len(console.render_lines(terminal._fitting(console, state), pad=False)) == lines
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), max_size=300), st.integers(1, 60))
+def test_sparklines_fit_and_reach_both_ends(values: list[float], width: int) -> None:
+    line = sparkline(values, width, "01234567")
+    assert len(line) == min(width, len(values))
+    if len(set(line)) > 1:
+        assert {"0", "7"} <= set(line)
+    if len(values) <= width and values and max(values) > min(values):
+        assert line[values.index(min(values))] == "0"
+        assert line[values.index(max(values))] == "7"
+
+
+# --- plain lines ----------------------------------------------------------------------------------
+
+
+def plainly(folder: Path, events: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """The exit code and the lines of a watch during which `events` happen."""
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(watch_run(folder, once=False)))
+    thread.start()
+    events()
+    thread.join(timeout=60)
+    assert codes
+    return codes[0], capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_each_line_is_told_once_and_the_end_of_each_seed(
+    going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ledger = going_on
+
+    def events() -> None:
+        place = folder / "seed-1337"
+        for number in range(30):
+            add_events(place, [Event("note", {"message": f"line {number} [bold]"})])
+            time.sleep(0.05)
+        finish_seed(folder, ledger, 1337, 1.114)
+        place = begin_seed(folder, ledger, 2024)
+        add_events(place, [Event("note", {"message": "of the last seed"}), Event("system", SYSTEM)])
+        finish_seed(folder, ledger, 2024, 1.116)
+        ledger.append("run_finished", verdict="claim")
+        ledger.close()
+
+    code, lines = plainly(folder, events, capsys)
+    assert code == 0
+    for number in range(30):
+        assert lines.count(f"seed 1337: line {number} [bold]") == 1
+    assert "seed 2024: of the last seed" in lines
+    assert not any("system" in line for line in lines)
+    for seed in (42, 1337, 2024):
+        assert sum(line.startswith(f"seed {seed}: finished in") for line in lines) == 1
+    assert any(line.startswith("tiny-1: finished after") for line in lines)
+    assert "claim" in lines[-1].lower()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_what_an_attempt_takes_over_is_not_told_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
+    folder = tmp_path / "tiny-2"
+    ledger = begin_run(folder, (42,))
+    kept = [Event("note", {"message": "once"}), Event("phase_finished", {"phase": "train", "seconds": 1.0})]
+
+    def events() -> None:
+        add_events(begin_seed(folder, ledger, 42), [*kept, Event("note", {"message": "first"})])
+        time.sleep(0.5)
+        fail_seed(ledger, 42, 1, "export")
+        time.sleep(0.5)
+        add_events(begin_seed(folder, ledger, 42, 2, ("train",)), [Event("note", {"message": "second"})])
+        time.sleep(0.5)
+        fail_seed(ledger, 42, 2, "export")
+        ledger.append("run_finished", verdict="no claim")
+        ledger.close()
+
+    code, lines = plainly(folder, events, capsys)
+    assert code == 1
+    for line in ("once", "train done in 1.0 s", "first", "second"):
+        assert lines.count(f"seed 42: {line}") == 1
+    assert sum("failed after" in line and "a rank's process was lost" in line for line in lines) == 2
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_watch_begins_with_the_last_lines_of_the_attempt_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
+    folder = tmp_path / "tiny-3"
+    ledger = begin_run(folder, (42,))
+    add_events(begin_seed(folder, ledger, 42), [Event("note", {"message": "of an attempt that failed"})])
+    fail_seed(ledger, 42, 1)
+    notes = [Event("note", {"message": f"line {number}."}) for number in range(40)]
+    add_events(begin_seed(folder, ledger, 42, 2), notes)
+
+    def events() -> None:
+        time.sleep(0.5)
+        ledger.close()
+
+    code, lines = plainly(folder, events, capsys)
+    assert code == 1
+    told = [line for line in lines if line.startswith("seed 42: line")]
+    assert told == [f"seed 42: line {number}." for number in range(28, 40)]
+    assert not any("of an attempt that failed" in line for line in lines)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("ending", "code"), [("run_stopped", 1), (None, 1)])
+def test_a_run_that_was_stopped_or_interrupted_ends_with_1(
+    going_on: tuple[Path, Ledger], ending: str | None, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ledger = going_on
+    if ending:
+        ledger.append(ending, reason="stopped by the user")
+    ledger.close()
+    assert watch_run(folder, once=False) == code
+    assert ("stopped" if ending else "interrupted") in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("narrow")
+def test_once_shows_the_state_and_ends(going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, ledger = going_on
+    assert watch_run(folder, once=True) == 0  # it may still finish
+    assert "50/200" in capsys.readouterr().out
+    ledger.close()
+    assert watch_run(folder, once=True) == 1
+    whole_run(folder.parent / "whole")
+    assert watch_run(folder.parent / "whole", once=True) == 0
+    assert exit_code(RunWatcher(folder.parent / "whole").look()) == 0
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "damaged"])
+def test_a_folder_that_is_no_runs_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    if name != "missing":
+        folder.mkdir()
+    if name == "damaged":
+        (folder / "ledger.jsonl").write_bytes(b"\x00\xff")
+        (folder / "job.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        watch_run(folder, once=True)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- a real terminal ------------------------------------------------------------------------------
+
+
+def test_ctrl_c_in_a_terminal_leaves_the_run_alone(going_on: tuple[Path, Ledger]) -> None:
+    folder, ledger = going_on
+    script = "import sys; from pathlib import Path; from dashboards.terminal import watch_run; "
+    script += f"sys.exit(watch_run(Path({str(folder)!r}), False))"
+    code, seen = in_terminal(script, until="50/200", then=lambda child: child.send_signal(signal.SIGINT))
+    assert code == INTERRUPTED
+    assert "Traceback" not in seen
+    assert "\x1b[?25h" in seen.rpartition("\x1b[?25l")[2]  # the cursor is back
+    ledger.append("run_stopped", reason="still ours")  # the ledger is held by us all the time
+
+
+def test_in_a_terminal_the_watch_ends_with_the_run(going_on: tuple[Path, Ledger]) -> None:
+    folder, ledger = going_on
+    script = "import sys; from pathlib import Path; from dashboards.terminal import watch_run; "
+    script += f"sys.exit(watch_run(Path({str(folder)!r}), False))"
+    code, seen = in_terminal(script, until="50/200", then=lambda child: ledger.close())
+    assert code == 1
+    assert "interrupted" in seen
+
+
+def in_terminal(script: str, until: str, then: Callable[[subprocess.Popen[bytes]], Any]) -> tuple[int, str]:
+    """Run `script` in a terminal of 80 x 40; when it has shown `until`, do `then`. Exit code and all output."""
+    mine, its = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE")}
+    env |= {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=its, stdout=its, stderr=its, cwd=REPO, env=env)
+    os.close(its)
+    seen, done = "", False
+    try:
+        while True:
+            try:
+                block = os.read(mine, 65536)
+            except OSError:  # the child has closed it
+                break
+            if not block:
+                break
+            seen += block.decode("utf-8", "replace")
+            if until in seen and not done:
+                done = True
+                then(child)
+        return child.wait(timeout=30), seen
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        os.close(mine)
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("narrow")
+def test_runs_are_listed_the_newest_first(going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
+    runs = going_on[0].parent
+    whole = whole_run(runs / "whole")
+    damaged = runs / "[red]damaged"
+    damaged.mkdir()
+    (damaged / "ledger.jsonl").write_text("\x1b[31m no entry\n")
+    (damaged / "job.json").write_text("{}")
+    for age, name in enumerate(("whole", "tiny-1", "[red]damaged")):
+        os.utime(runs / name / "ledger.jsonl", (2e9 - age, 2e9 - age))
+    list_runs(runs)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if line.split()[0] in ("whole", "tiny-1", "[red]damaged")]
+    assert names == ["whole", "tiny-1", "[red]damaged"]
+    (row,) = (line for line in lines if line.startswith("whole"))
+    score = whole.claim.scores["mixture"]
+    assert score.sd is not None
+    for piece in ("finished", "3/3", f"{score.mean:.5f}", f"± {score.sd:.5f}", whole.claim.verdict):
+        assert piece in row
+    (row,) = (line for line in lines if line.startswith("tiny-1"))
+    assert "running" in row
+    assert "1/3" in row
+    (row,) = (line for line in lines if line.startswith("[red]damaged"))
+    assert "damaged" in row
+    assert "job.json" in row
+
+
+def test_the_list_stays_legible_in_80_columns(tmp_path: Path) -> None:
+    states: list[Any] = []
+    for name in ("short", "a-name-that-is-much-longer-than-others-20261123-175830"):
+        whole_run(tmp_path / name)
+        states.append(RunWatcher(tmp_path / name).look())
+    states.append(terminal.Unreadable(tmp_path / "bad", "ledger.jsonl: holds no entry of a ledger; is it a run's?"))
+    out = Console(file=io.StringIO(), width=80)
+    out.print(terminal.runs_table(states, wide=False))
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert max(cell_len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    words = "".join(text.split())
+    for piece in ("a-name-that-is-much-long", "er-than-others-20261123-", "175830", "damaged", "is it a run's?"):
+        assert piece.replace(" ", "") in words
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("there", [True, False])
+def test_without_runs_there_is_one_sentence(there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path if there else tmp_path / "none"
+    list_runs(place)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"no runs in {place}")

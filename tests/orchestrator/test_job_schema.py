@@ -1,0 +1,270 @@
+"""The schema of job files: published as it is made, and never stricter than the reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
+
+from golf_core.errors import ConfigError
+from orchestrator.cli import app
+from orchestrator.job_reference import job_reference
+from orchestrator.job_schema import config_groups, job_schema, sentence
+from orchestrator.spec import Job, load_job
+
+PROJECT = Path(__file__).parents[2]
+JOBS = sorted((PROJECT / "jobs").glob("*.yaml"))
+MODELINE = "# yaml-language-server: $schema="
+SCHEMA = job_schema()
+CHECK = Draft202012Validator(SCHEMA)
+LEAST: dict[str, Any] = {"name": "x", "preset": "small", "seeds": [1], "data": "sample"}
+BASELINE = {"name": "b", "bytes_per_token": 2.0}
+
+
+def read(folder: Path, document: Any) -> Job | None:
+    """The job in a file with this content, or None where the reader refuses it."""
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    try:
+        return load_job(path)
+    except ConfigError:
+        return None
+
+
+# --- what is published ---
+
+
+def test_the_published_schema_is_that_of_the_models() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    published = (PROJECT / "docs" / "job.schema.json").read_text(encoding="utf-8")
+    assert json.loads(published) == SCHEMA, "write it anew: golf schema > docs/job.schema.json"
+
+
+def test_the_published_reference_is_that_of_the_models() -> None:
+    published = (PROJECT / "docs" / "job.md").read_text(encoding="utf-8")
+    assert published == job_reference(), "write it anew: golf schema --markdown > docs/job.md"
+
+
+def test_the_command_prints_both() -> None:
+    printed = CliRunner().invoke(app, ["schema"])
+    assert json.loads(printed.stdout) == SCHEMA
+    assert CliRunner().invoke(app, ["schema", "--markdown"]).stdout == job_reference()
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_job_files_keep_to_the_published_schema(path: Path) -> None:
+    published = json.loads((PROJECT / "docs" / "job.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator(published).validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", ["smoke.yaml", "three_seed.yaml"])
+def test_the_projects_job_files_tell_editors_of_it(name: str) -> None:
+    path = PROJECT / "jobs" / name
+    (line,) = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(MODELINE)]
+    assert (path.parent / line.removeprefix(MODELINE)).resolve() == PROJECT / "docs" / "job.schema.json"
+
+
+def test_every_value_of_the_configuration_has_a_place_in_schema_and_reference() -> None:
+    page = job_reference()
+    overrides = SCHEMA["$defs"]["overrides"]["properties"]
+
+    def leaves(value: dict[str, Any], prefix: str = "") -> list[str]:
+        return [
+            leaf
+            for name, inner in value.items()
+            for leaf in (leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) else [f"{prefix}{name}"])
+        ]
+
+    names = leaves(load_job(JOBS[0]).to_dict()["config"])
+    assert len(names) > 80
+    for name in names:
+        assert name in overrides
+        assert f"| `{name}` |" in page
+
+
+def test_values_are_explained_by_the_docstrings_under_them() -> None:
+    fields = {field.path: field for group in config_groups() for field in group.fields}
+    assert fields["train.iterations"].meaning.startswith("Steps at the most")
+    assert fields["train.wallclock_seconds"].meaning.endswith("null: steps alone.")
+    assert fields["model.num_layers"].defaults == {"record": 11, "small": 4}
+
+
+def test_descriptions_are_prose() -> None:
+    assert sentence("a number above 0, the seconds") == "A number above 0, the seconds."
+    assert sentence("true, so that\n  it ends, or false") == "true, so that it ends, or false."
+    assert sentence("Steps at the most.") == "Steps at the most."
+
+
+# --- schema and reader ---
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"overrides": None, "resources": None, "budgets": None, "mlflow": None, "baseline": None},
+        {"overrides": {}, "limits": {}, "cost": {}},
+        {"overrides": {"train": {"muon_lr": 1, "iterations": 7}, "train.log_every": 2, "compile": False}},
+        {"overrides": {"evaluate": {"mixer.tilt": False}, "evaluate.mixer": {"orders": 2}}},
+        {"overrides": {"evaluate": {"mixer": {"orders": 2}}, "evaluate.mixer.tilt": False}},
+        {"overrides": {"model.ve_layers": [3], "train.wallclock_seconds": None, "model.table_dtype": "bfloat16"}},
+        {"seeds": [0, 2**32 - 1]},
+        {"data": {"path": "a", "tokenizer": "b"}},
+        {"data": {"path": "a", "tokenizer": "b", "fetch": None}},
+        {"data": {"path": "a", "tokenizer": "b", "fetch": {"train_shards": 1, "prefix": ""}}},
+        {"baseline": {**BASELINE, "mean": 1.1, "bpb": None}},
+        {"baseline": {**BASELINE, "bpb": [1.1, 1]}},
+        {"resources": {"ranks": 2, "nodes": 2, "cpus_per_rank": 0.5, "accelerator": "H100"}},
+        {"resources": {"nodes": 1, "ranks": 3}},
+        {"audit": {"positions": 0}, "cost": {"per_node_hour": 25, "stop_when_hopeless": True}},
+        {"limits": {"train_seconds": None, "eval_seconds": 601, "retries": 0}},
+        {"budgets": {"train_seconds": 1, "eval_seconds": 0.5, "artifact_bytes": 10_000}},
+        {"mlflow": {"tracking_uri": None, "experiment": "e"}, "output": "o", "min_seeds_for_claim": 2},
+    ],
+)
+def test_both_take_these(tmp_path: Path, fields: dict[str, Any]) -> None:
+    document = {**LEAST, **fields}
+    assert [error.message for error in CHECK.iter_errors(document)] == []
+    assert read(tmp_path, document) is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sedes": [1]},
+        {"name": "a/b"},
+        {"name": 3},
+        {"preset": "smal"},
+        {"seeds": []},
+        {"seeds": [1, 1]},
+        {"seeds": [-1]},
+        {"seeds": [2**32]},
+        {"seeds": ["1"]},
+        {"seeds": [True]},
+        {"min_seeds_for_claim": 1},
+        {"data": "smaple"},
+        {"data": {"path": "a"}},
+        {"data": {"path": "a", "tokenizer": "b", "fetch": {"train_shards": 0}}},
+        {"data": {"path": "a", "tokenizer": "b", "fetch": {"repo": "no slash"}}},
+        {"limits": None},
+        {"resources": {"rank": 2}},
+        {"resources": {"ranks": 9}},
+        {"resources": {"ranks": True}},
+        {"resources": {"cpus_per_rank": 0}},
+        {"resources": {"accelerator": ""}},
+        {"resources": {"nodes": 2}},
+        {"resources": {"nodes": 2, "ranks": 3}},
+        {"budgets": {"artifact_bytes": 1.5}},
+        {"budgets": {"eval_seconds": True}},
+        {"baseline": BASELINE},
+        {"baseline": {**BASELINE, "mean": 1, "bpb": [1, 2]}},
+        {"baseline": {**BASELINE, "bpb": [1.1]}},
+        {"baseline": {"name": "b", "mean": 1.1}},
+        {"audit": {"positions": -1}},
+        {"limits": {"stall_seconds": 1}},
+        {"cost": {"stop_when_hopeless": "yes"}},
+        {"mlflow": {"experiment": ""}},
+        {"output": 3},
+        {"overrides": [1]},
+        {"overrides": {"train": {"iteration": 2}}},
+        {"overrides": {"trian.iterations": 2}},
+        {"overrides": {"train": 5}},
+        {"overrides": {"train": None}},
+        {"overrides": {"train.iterations": "many"}},
+        {"overrides": {"train.iterations": True}},
+        {"overrides": {"train.muon_lr": None}},
+        {"overrides": {"train": {"muon_dtype": "float16"}}},
+        {"overrides": {"model.ve_layers": 3}},
+        {"overrides": {"evaluate": {"mixer": {"orders": 0.5}}}},
+        {"overrides": {"mixer.orders": 1}},
+    ],
+)
+def test_both_refuse_these(tmp_path: Path, fields: dict[str, Any]) -> None:
+    document = {**LEAST, **fields}
+    assert not CHECK.is_valid(document)
+    assert read(tmp_path, document) is None
+
+
+@pytest.mark.parametrize("name", list(LEAST))
+def test_both_miss_these(tmp_path: Path, name: str) -> None:
+    document = {field: value for field, value in LEAST.items() if field != name}
+    assert not CHECK.is_valid(document)
+    assert read(tmp_path, document) is None
+
+
+def test_numbers_with_underscores_pass_as_text_because_editors_read_them_so(tmp_path: Path) -> None:
+    assert CHECK.is_valid({**LEAST, "budgets": {"artifact_bytes": "16_000_000"}, "seeds": ["1_000"]})
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(LEAST) + "budgets: {artifact_bytes: 16_000_000}\n", encoding="utf-8")
+    assert load_job(path).budgets.artifact_bytes == 16_000_000
+    for text in ("16000", "1_0", "_1", "0_000", "1_000 "):
+        assert not CHECK.is_valid({**LEAST, "budgets": {"artifact_bytes": text}}), text
+
+
+def places(schema: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The way to every field of a schema, sections and groups included."""
+    found = []
+    for name, field in schema["properties"].items():
+        found.append((*prefix, name))
+        for option in (field, *field.get("anyOf", ())):
+            if "$ref" in option and "/properties/" not in option["$ref"]:
+                found += places(SCHEMA["$defs"][option["$ref"].rpartition("/")[2]], (*prefix, name))
+    return found
+
+
+FILES = {"path": "a", "tokenizer": "b", "fetch": {}}
+VALUES = (None, True, 0, 2, 4, 64, 0.5, "x", "sample", "float32", [1, 2], [0.5, 0.9])
+
+
+def changed(changes: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """A sound job with some fields replaced."""
+    document = json.loads(json.dumps({**LEAST, "baseline": {**BASELINE, "bpb": [1.5, 2]}}))
+    for place, value in changes.items():
+        node = document
+        for name in place[:-1]:
+            if not isinstance(node.get(name), dict):
+                node[name] = dict(FILES) if name == "data" else {}
+            node = node[name]
+        # An empty mapping among the overrides sets nothing, and the reader passes it over.
+        node[place[-1]] = None if value == {} and place[0] == "overrides" else value
+    return document
+
+
+def test_one_field_that_the_schema_refuses_the_reader_refuses(tmp_path: Path) -> None:
+    taken = 0
+    for place in places(SCHEMA):
+        # Under a dotted name a field is what it is under its own.
+        for value in VALUES if "." not in place[-1] else (None, True, 4):
+            document = changed({place: value})
+            if CHECK.is_valid(document):
+                taken += 1
+            else:
+                assert read(tmp_path, document) is None, (place, value)
+    assert taken > 500, "the schema must take something, or this shows nothing"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from(places(SCHEMA)),
+        st.sampled_from([*VALUES, {}, {"ranks": 2}, {"mean": 1.5}, {"orders": 1}])
+        | st.integers(-5, 5000)
+        | st.floats(0, 2),
+        max_size=4,
+    )
+)
+@example({("resources", "ranks"): 2, ("resources", "nodes"): 2})
+@example({("baseline", "mean"): 1.5, ("baseline", "bpb"): None})
+def test_fields_together_that_the_schema_refuses_the_reader_refuses(
+    tmp_path: Path, changes: dict[tuple[str, ...], Any]
+) -> None:
+    document = changed(changes)
+    if not CHECK.is_valid(document):
+        assert read(tmp_path, document) is None
