@@ -12,6 +12,12 @@ from golf_core.records import from_dict, nearest, to_dict
 Dtype = Literal["float32", "bfloat16"]
 
 
+def _refuse_below(section: str, values: object, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(values, name) < least:
+            raise ConfigError(f"{section}.{name}: {getattr(values, name)} is not at least {least}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and constants of the transformer."""
@@ -60,6 +66,18 @@ class ModelConfig:
     """Storage of the embedding tables. The published run kept bfloat16, in which small updates vanish."""
 
     def __post_init__(self) -> None:
+        sizes = (
+            "vocab_size",
+            "num_layers",
+            "model_dim",
+            "num_heads",
+            "num_kv_heads",
+            "mlp_mult",
+            "bigram_dim",
+            "ve_dim",
+        )
+        _refuse_below("model", self, 1, *sizes)
+        _refuse_below("model", self, 0, "xsa_last_n")
         if self.model_dim % self.num_heads:
             raise ConfigError(f"model.num_heads: {self.num_heads} does not divide model_dim {self.model_dim}")
         if self.num_heads % self.num_kv_heads:
@@ -141,21 +159,17 @@ class TrainConfig:
     never for a claim. None: no snapshots."""
 
     def __post_init__(self) -> None:
-        if self.micro_batches < 1 or self.batch_tokens % (self.micro_batches * self.seq_len):
+        _refuse_below("train", self, 1, "batch_tokens", "seq_len", "micro_batches", "iterations", "log_every")
+        _refuse_below("train", self, 0, "warmup_steps", "warmdown_steps", "val_every")
+        if self.batch_tokens % (self.micro_batches * self.seq_len):
             raise ConfigError(
                 f"train.batch_tokens: {self.batch_tokens} is not a multiple of micro_batches x seq_len "
                 f"= {self.micro_batches} x {self.seq_len}"
             )
-        if self.iterations < 1:
-            raise ConfigError("train.iterations: must be at least 1")
         if self.wallclock_seconds is not None and self.wallclock_seconds <= 0:
             raise ConfigError("train.wallclock_seconds: must be positive, or null for no clock")
         if self.snapshot_seconds is not None and self.snapshot_seconds <= 0:
             raise ConfigError("train.snapshot_seconds: must be positive, or null for no snapshots")
-        if self.log_every < 1 or self.val_every < 0 or self.warmup_steps < 0 or self.warmdown_steps < 0:
-            raise ConfigError(
-                "train: log_every must be at least 1; val_every, warmup_steps, warmdown_steps not negative"
-            )
 
 
 @dataclass(frozen=True)
@@ -280,12 +294,15 @@ class EvalConfig:
     For comparison with its figures only: a valid score counts every token once."""
 
     def __post_init__(self) -> None:
+        _refuse_below(
+            "evaluate", self, 1, "seq_len", "chunk_tokens", "batch_windows", "ttt_rows_per_step", "ttt_epochs"
+        )
+        _refuse_below("evaluate", self, 1, "ttt_epochs", "ttt_rows_per_step")
+        _refuse_below("evaluate", self, 0, "ttt_blocks", "hedge_min_tokens", "kraft_positions")
         if not 1 <= self.stride <= self.seq_len:
             raise ConfigError(f"evaluate.stride: {self.stride} is not in 1..seq_len {self.seq_len}")
         if self.chunk_tokens % self.seq_len:
             raise ConfigError(f"evaluate.chunk_tokens: {self.chunk_tokens} is not a multiple of seq_len {self.seq_len}")
-        if min(self.batch_windows, self.ttt_rows_per_step, self.ttt_epochs) < 1:
-            raise ConfigError("evaluate: batch_windows, ttt_rows_per_step and ttt_epochs must be at least 1")
         if self.temperature <= 0 or self.count_smoothing <= 0:
             raise ConfigError("evaluate: temperature and count_smoothing must be positive")
         # The bucket of a pair is a 16-bit value: more buckets would stay empty.

@@ -217,8 +217,6 @@ def _override_all(base: GolfConfig, overrides: Mapping[str, Any], mistakes: list
             break
         except ConfigError as error:
             field, _, problem = str(error).partition(": ")
-        except ArithmeticError as error:
-            field, problem = "overrides", f"a size of zero cannot work ({error}); give sizes of at least 1"
         named = field.removeprefix("overrides.").partition("[")[0]
         culprits = [name for name in left if name == named or name.startswith(f"{named}.")]
         # Without the wrong value others may clash with a default: later on only fields that were set count.
