@@ -32,8 +32,9 @@ SCORERS = ("neural", "mixture", "published")
 
 @dataclass(frozen=True)
 class Batch:
-    """Scored positions of some windows: the positions [n] and their logits [n, vocab] float32."""
+    """Scored positions of some windows, from `first` on: the positions [n] and their logits [n, vocab] float32."""
 
+    first: int
     positions: Tensor
     at: Positions
     logits: Tensor
@@ -191,10 +192,10 @@ class Evaluator:
                 totals.add_experts(scores.experts)
             self._kraft.measure(measured, batch.positions, batch.at, neural, published)
         if self._mixer:
-            self._mixer.observe(int(batch.positions[0]), neural.log_probs)
+            self._mixer.observe(batch.first, neural.log_probs)
         for name, nll in losses.items():
             totals.add(SCORERS.index(name), nll)
-        return Losses(int(batch.positions[0]), losses)
+        return Losses(batch.first, losses)
 
     def _score_mixture(self, mixer: Mixer, first: int, last: int, measured: Tensor, chunk_ends: bool) -> Losses:
         """The mixture's losses of all positions first..last - 1: the same on every rank, so one of them counts."""
@@ -232,9 +233,11 @@ class Evaluator:
             rows = tokens[torch.from_numpy(np.minimum(grid, part.last[:, None] - 1)).to(device)]
             row, column = np.nonzero((grid >= part.first[:, None]) & (grid < part.last[:, None]))
             logits = self._logits(rows, torch.from_numpy(row * seq_len + column).to(device))
-            positions = torch.from_numpy(grid[row, column]).to(device)
+            scored = grid[row, column]
+            positions = torch.from_numpy(scored).to(device)
             before = tokens[(positions - 1).clamp_min(0)].masked_fill(torch.from_numpy(column == 0).to(device), 0)
-            yield Batch(positions, Positions(tokens[positions], before, tokens[positions + 1]), logits)
+            at = Positions(tokens[positions], before, tokens[positions + 1])
+            yield Batch(int(scored[0]), positions, at, logits)
 
     def _logits(self, rows: Tensor, flat: Tensor) -> Tensor:
         """Logits [n, vocab] float32 at `flat` [n] of the flattened token rows [windows, seq_len]."""

@@ -57,7 +57,7 @@ class ContextCounts:
         self._context_mask = (1 << (62 - (vocab_size - 1).bit_length())) - 1
         self._global, self._document = (_Tables(device), _Tables(device))
         self._begin = self._end = 0
-        self._starts = torch.empty(0, dtype=torch.int64, device=device)
+        self._starts = self._starts_here = torch.empty(0, dtype=torch.int64, device=device)
         self._last_start = 0
 
     @property
@@ -75,6 +75,7 @@ class ContextCounts:
         assert begin == self._end, "positions are gone through once, in order"
         self._begin, self._end = begin, end
         self._starts = self._document_starts(begin, end)
+        self._starts_here = self._starts.cpu()
         self._keys = self._all_keys(begin, end)
         split = len(self._orders)
         parts = [
@@ -86,31 +87,32 @@ class ContextCounts:
 
     def document_of(self, position: int) -> int:
         """Where the document of a position of the last `look` begins."""
-        return int(self._starts[position - self._begin])
+        return int(self._starts_here[position - self._begin])
 
     def distributions(self, positions: Tensor) -> Tensor:
         """What each token would count at `positions` [m] of the last `look`, int32 [m, S, vocab].
 
         For measuring sums over the vocabulary: `look` gives the same for the realised tokens alone.
         """
-        out = torch.empty(len(positions), self.sources, self._vocab, dtype=torch.int32, device=positions.device)
-        every = torch.arange(self._vocab, device=positions.device)
+        at, contexts = positions - self._begin, self._keys.context
+        asked = contexts[:, at]
+        keys = asked[..., None] * self._vocab + torch.arange(self._vocab, device=at.device)
         split = len(self._orders)
-        targets = self._tokens[self._begin + 1 : self._end + 1]
-        for row, at in enumerate((positions - self._begin).tolist()):
-            for source in range(self.sources):
-                context = self._keys.context[source]
-                tables = self._global if source < split else self._document
-                counts = tables.pairs.get(context[at] * self._vocab + every)[0]
-                earlier = targets[:at][context[:at] == context[at]]
-                out[row, source] = counts + torch.bincount(earlier, minlength=self._vocab).int()
-        return out
+        parts = ((self._global, keys[:split]), (self._document, keys[split:]))
+        out = torch.cat([tables.pairs.get(part.flatten())[0] for tables, part in parts])
+        # What came earlier in the stretch: [S, m, n].
+        index = torch.arange(self._end - self._begin, device=at.device)
+        earlier = (contexts[:, None] == asked[..., None]) & (index < at[:, None])
+        source, row, column = earlier.nonzero(as_tuple=True)
+        target = self._tokens[self._begin + 1 + column]
+        cell = (source * len(at) + row) * self._vocab + target
+        return out.index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32)).view(keys.shape).transpose(0, 1)
 
     def learn(self) -> None:
         """Count the positions of the last `look`. Of the document sources only the current document is kept."""
         split = len(self._orders)
         self._global.learn(_Keys(self._keys.context[:split], self._keys.pair[:split]), self._fresh[:split])
-        begin = int(self._starts.max())
+        begin = int(self._starts_here[-1])
         kept = max(begin - self._begin, 0)
         if begin >= self._begin:
             self._document.clear()
@@ -157,11 +159,9 @@ class _Tables:
         shape = keys.pair.shape
         pair, context = keys.pair.flatten(), keys.context.flatten()
         one = torch.ones_like(pair, dtype=torch.int32)
-        count = self.pairs.get(pair)[0] + _earlier(pair, one)
+        (count,) = self.pairs.get(pair) + _earlier(pair, one[None])
         fresh = (count == 0).int()
-        total, distinct = self._contexts.get(context)
-        total = total + _earlier(context, one)
-        distinct = distinct + _earlier(context, fresh)
+        total, distinct = self._contexts.get(context) + _earlier(context, torch.stack((one, fresh)))
         parts = (count.view(shape), total.view(shape), distinct.view(shape))
         return Statistics(*parts), fresh.view(shape)
 
@@ -176,18 +176,18 @@ class _Tables:
 
 
 def _earlier(keys: Tensor, amounts: Tensor) -> Tensor:
-    """For each entry, the sum of the amounts of earlier entries with the same key [n] int32."""
+    """For each entry, the sum of the amounts [width, n] of earlier entries with the same key [n]: int32 [width, n]."""
     if not len(keys):
         return amounts
     ordered, order = torch.sort(keys, stable=True)
-    sorted_amounts = amounts[order]
-    before = sorted_amounts.cumsum(0, dtype=torch.int32) - sorted_amounts
-    index = torch.arange(len(keys), device=keys.device)
+    sorted_amounts = amounts[:, order]
+    before = sorted_amounts.cumsum(1, dtype=torch.int32) - sorted_amounts
+    # No cummax of where groups begin: it is slow along one long row on a GPU.
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
-    group = torch.where(first, index, 0).cummax(0).values
+    group = first.cumsum(0) - 1
     out = torch.empty_like(before)
-    out[order] = before - before[group]
+    out[:, order] = before - before[:, first.nonzero()[group, 0]]
     return out
 
 

@@ -19,17 +19,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from golf_core.mixture.weights import ContextWeights, FixedShare, Floats, Integers
 
 DISCOUNT = 0.5
 """Taken off every count, so that the rest goes to tokens not seen in the context."""
-TOTAL_BINS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512])
-VARIETY_BINS = np.array([0.1, 0.2, 0.35, 0.5, 0.75, 0.999])
-CONFIDENCE_BINS = np.array([0.15, 0.4, 0.75])
-DISTINCT_BINS = np.array([2, 4, 8])
-LENGTH_BINS = np.array([1, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32])
+TOTAL_BINS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512)
+VARIETY_BINS = (0.1, 0.2, 0.35, 0.5, 0.75, 0.999)
+CONFIDENCE_BINS = (0.15, 0.4, 0.75)
+DISTINCT_BINS = (2, 4, 8)
+LENGTH_BINS = (1, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 CONFIDENCES = len(CONFIDENCE_BINS) + 1
 SEEN_KINDS = (len(TOTAL_BINS) + 1) * (len(VARIETY_BINS) + 1)
 TEXT_PRIOR, DOCUMENT_PRIOR, MATCH_PRIOR = 0.2, 0.2, 0.2
@@ -75,32 +76,6 @@ class Experts:
     match: Floats
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What the weights may depend on, of n positions: all of it known before the token."""
-
-    seen: NDArray[np.bool_]
-    """[sources, n]: the context has followers."""
-    kind: Integers
-    """[sources, n]: how many, and how varied."""
-    distinct: Integers
-    """[sources, n]."""
-    confidence: Integers
-    """[n]: bin of the largest tilted probability."""
-    match_length: Integers
-    """[n]; 0 for none."""
-
-    def part(self, where: slice) -> Situation:
-        """The same for some of the positions."""
-        return Situation(
-            self.seen[:, where],
-            self.kind[:, where],
-            self.distinct[:, where],
-            self.confidence[where],
-            self.match_length[where],
-        )
-
-
 def flow(plan: Plan, experts: Experts, mix: Mix) -> Floats:
     """The whole mixture of the module's table. `mix` combines the given distributions with the named step's weights."""
     split = len(plan.orders)
@@ -123,21 +98,46 @@ def flow(plan: Plan, experts: Experts, mix: Mix) -> Floats:
     return mix("share", (*neural, blend, result))
 
 
-def situation(
-    total: Integers, distinct: Integers, largest: Floats, match_length: Integers, use_confidence: bool
-) -> Situation:
-    """From a source's C and u [sources, n], the largest tilted probability [n] and the match's length [n]."""
-    variety = np.digitize(distinct / np.maximum(total, 1), VARIETY_BINS)
-    kind = np.digitize(total, TOTAL_BINS) * (len(VARIETY_BINS) + 1) + variety
-    confidence = np.digitize(largest, CONFIDENCE_BINS) if use_confidence else np.zeros(len(largest), dtype=np.int64)
-    return Situation(total > 0, kind, distinct, confidence, match_length)
+class Buckets:
+    """Which weights each step uses, of n positions: all of it known before the token."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self._plan = plan
+        bins = (TOTAL_BINS, VARIETY_BINS, CONFIDENCE_BINS, DISTINCT_BINS, LENGTH_BINS)
+        self._total, self._variety, self._confidence, self._distinct, self._length = (
+            torch.tensor(some, dtype=torch.float64, device=device) for some in bins
+        )
+
+    def of(self, total: Tensor, distinct: Tensor, largest: Tensor, match_length: Tensor) -> Tensor:
+        """Buckets [sources + 2, n] int16 of the sources' rungs, the match's and the blend.
+
+        From the sources' C and u [sources, n], the largest tilted probability [n] and the match's length [n]. A rung's
+        bucket 0 means that there is nothing to mix in.
+        """
+        plan, split = self._plan, len(self._plan.orders)
+        confidence = _binned(largest, self._confidence) if plan.confidence else torch.zeros_like(match_length)
+        variety = _binned(distinct.double() / total.clamp_min(1), self._variety)
+        kind = _binned(total, self._total) * (len(VARIETY_BINS) + 1) + variety
+        kind[split:] = kind[split:] * CONFIDENCES + confidence
+        match = _binned(match_length, self._length) * CONFIDENCES + confidence
+        rungs = torch.cat((kind.where(total > 0, 0), match.where(match_length > 0, 0)[None]))
+        blend = self._longest(total[:split] > 0, distinct[:split])
+        if not plan.context_weights:
+            rungs, blend = rungs.clamp_max(1), torch.zeros_like(blend)
+        return torch.cat((rungs, blend[None])).short()
+
+    def _longest(self, seen: Tensor, distinct: Tensor) -> Tensor:
+        """By how many of the text's contexts [split, n] are known, and how many followers the longest of these has."""
+        known = seen.sum(dim=0)
+        if not len(seen):
+            return known
+        followers = distinct.gather(0, (known - 1).clamp_min(0)[None])[0]
+        return known * (len(DISTINCT_BINS) + 1) + _binned(followers, self._distinct)
 
 
-def found(count: NDArray[np.int32], total: NDArray[np.int32], distinct: NDArray[np.int32]) -> Floats:
+def found(count: Tensor, total: Tensor, distinct: Tensor) -> Tensor:
     """Share of a token that was counted `count` times in its context, less the discount; 0 in unseen contexts."""
-    kept = np.maximum(count - DISCOUNT, 0.0)
-    result: Floats = kept / np.maximum(total - DISCOUNT * distinct, DISCOUNT)
-    return result
+    return (count.double() - DISCOUNT).clamp_min(0.0) / (total - DISCOUNT * distinct.double()).clamp_min(DISCOUNT)
 
 
 class Ladder:
@@ -146,24 +146,26 @@ class Ladder:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         split = len(plan.orders)
-        self._steps: dict[str, ContextWeights] = {}
+        # Each with its row of the buckets.
+        self._steps: dict[str, tuple[ContextWeights, int]] = {}
         for source, order in enumerate(plan.orders):
-            self._steps[f"text {source}"] = _rung(SEEN_KINDS, TEXT_PRIOR)
+            self._steps[f"text {source}"] = _rung(SEEN_KINDS, TEXT_PRIOR), source
             if order >= NEURAL_FROM:
-                self._steps[f"neural {source}"] = _rung(SEEN_KINDS, TEXT_PRIOR)
+                self._steps[f"neural {source}"] = _rung(SEEN_KINDS, TEXT_PRIOR), source
         for source in range(split, plan.sources):
-            self._steps[f"document {source}"] = _rung(SEEN_KINDS * CONFIDENCES, DOCUMENT_PRIOR)
-        self._steps["match"] = _rung((len(LENGTH_BINS) + 1) * CONFIDENCES, MATCH_PRIOR)
+            self._steps[f"document {source}"] = _rung(SEEN_KINDS * CONFIDENCES, DOCUMENT_PRIOR), source
+        self._steps["match"] = _rung((len(LENGTH_BINS) + 1) * CONFIDENCES, MATCH_PRIOR), plan.sources
         inputs, others = 4 if plan.tilt else 3, len(plan.shared) - 1
         even = np.full(inputs, 1.0 / inputs)
-        self._steps["blend"] = ContextWeights((split + 1) * (len(DISTINCT_BINS) + 1), even, strength=2.0 * inputs)
+        blend = ContextWeights((split + 1) * (len(DISTINCT_BINS) + 1), even, strength=2.0 * inputs)
+        self._steps["blend"] = blend, plan.sources + 1
         self.share = FixedShare(np.array([NEURAL_SHARE] + [(1.0 - NEURAL_SHARE) / others] * others))
 
     def shares(self) -> dict[str, float]:
         """Weights of the last step as they stand, by name."""
         return dict(zip(self.plan.shared, np.exp(self.share.log_weights).tolist(), strict=True))
 
-    def score(self, experts: Experts, where: Situation) -> tuple[Floats, dict[str, Floats]]:
+    def score(self, experts: Experts, buckets: Integers) -> tuple[Floats, dict[str, Floats]]:
         """Probabilities [n] of a stretch's realised tokens, from which all weights then learn.
 
         Also the weights that were in force, [n, parts] by step, with which `flow` gives whole distributions.
@@ -172,22 +174,19 @@ class Ladder:
         lessons: list[Callable[[], None]] = []
 
         def mix(name: str, parts: Sequence[Floats]) -> Floats:
-            stacked = np.stack(parts, axis=1)
+            stacked = np.array(parts).T
             if name == "share":
                 logs = np.log(stacked)
                 weights = np.exp(self.share.of(logs))
                 lessons.append(lambda: self.share.learn(logs))
             else:
-                step, bucket, seen = self._steps[name], *self._context(name, where)
-                weights = step.of(bucket)
-                if seen is not None:
-                    weights = np.where(seen[:, None], weights, (0.0, 1.0))
-            result: Floats = (weights * stacked).sum(axis=1)
-            if name != "share":
-                posterior = weights * stacked / result[:, None]
-                kept = slice(None) if seen is None else seen
-                lessons.append(lambda: step.learn(bucket[kept], posterior[kept]))
+                step, row = self._steps[name]
+                weights = step.of(buckets[row])
             used[name] = weights
+            weighted = weights * stacked
+            result: Floats = weighted.sum(axis=1)
+            if name != "share":
+                lessons.append(lambda: step.learn(buckets[row], weighted / result[:, None]))
             return result
 
         result = flow(self.plan, experts, mix)
@@ -195,33 +194,13 @@ class Ladder:
             learn()
         return result, used
 
-    def _context(self, name: str, where: Situation) -> tuple[Integers, NDArray[np.bool_] | None]:
-        """Bucket [n] of a step, and where it has anything to say (None: everywhere)."""
-        kind, _, number = name.partition(" ")
-        bucket, seen = self._bucket(kind, number, where)
-        return bucket if self.plan.context_weights else np.zeros_like(bucket), seen
-
-    def _bucket(self, kind: str, number: str, where: Situation) -> tuple[Integers, NDArray[np.bool_] | None]:
-        if kind == "blend":
-            return _longest(where, len(self.plan.orders)), None
-        if kind == "match":
-            length = np.digitize(where.match_length, LENGTH_BINS)
-            return length * CONFIDENCES + where.confidence, where.match_length > 0
-        source = int(number)
-        bucket = where.kind[source]
-        if kind == "document":
-            bucket = bucket * CONFIDENCES + where.confidence
-        return bucket, where.seen[source]
-
 
 def _rung(buckets: int, prior: float) -> ContextWeights:
-    return ContextWeights(buckets, np.array([prior, 1.0 - prior]))
+    """Weights of an expert and of what lies below it; bucket 0 gives all to the latter, and so does what it learns."""
+    priors = np.tile((prior, 1.0 - prior), (buckets, 1))
+    priors[0] = 0.0, 1.0
+    return ContextWeights(buckets, priors)
 
 
-def _longest(where: Situation, sources: int) -> Integers:
-    """Bucket by how many of the text's contexts are known, and how many followers the longest of these has."""
-    known = where.seen[:sources].sum(axis=0)
-    longest = np.maximum(known - 1, 0)
-    distinct = where.distinct[longest, np.arange(len(longest))]
-    bucket: Integers = known * (len(DISTINCT_BINS) + 1) + np.digitize(distinct, DISTINCT_BINS)
-    return bucket
+def _binned(values: Tensor, bins: Tensor) -> Tensor:
+    return torch.bucketize(values.double(), bins, right=True)

@@ -47,12 +47,11 @@ class LongestMatch:
         # Stored one higher, so that an absent key (0) is no position.
         earlier = self.table.get(self._keys)[0].long() - 1
         place = torch.maximum(_previous(self._keys, begin), earlier)
-        length = torch.zeros_like(at)
-        alive = (place >= 0) & (at >= self._least - 1)
-        for back in range(LONGEST):
-            alive = alive & (place - back >= 0)
-            alive = alive & (self._tokens[(place - back).clamp_min(0)] == self._tokens[(at - back).clamp_min(0)])
-            length += alive
+        back = torch.arange(LONGEST, device=device)[:, None]
+        theirs, ours = place - back, at - back
+        same = (theirs >= 0) & (self._tokens[theirs.clamp_min(0)] == self._tokens[ours.clamp_min(0)])
+        # How far back the first difference is; small integers are compared faster.
+        length = torch.where(same, LONGEST, back.short()).amin(dim=0).long()
         length = length.masked_fill(length < self._least, 0)
         # place < at, so the token after it has been seen.
         return Matches(self._tokens[place.clamp_min(0) + 1], length)
@@ -62,8 +61,8 @@ class LongestMatch:
         keys, order = torch.sort(self._keys, stable=True)
         last = torch.ones_like(keys, dtype=torch.bool)
         last[:-1] = keys[1:] != keys[:-1]
-        keys, positions = keys[last], (order[last] + self._begin + 1).int()
-        self.table.add(keys, (positions - self.table.get(keys)[0])[None])
+        where = last.nonzero().flatten()
+        self.table.put(keys[where], (order[where] + self._begin + 1).int()[None])
 
     def _hash(self, at: Tensor) -> Tensor:
         state = torch.zeros_like(at)
@@ -77,7 +76,6 @@ class LongestMatch:
 def _previous(keys: Tensor, begin: int) -> Tensor:
     """The latest earlier position with the same key [n] int64, counting from `begin`; -1 where there is none."""
     ordered, order = torch.sort(keys, stable=True)
-    same = ordered[1:] == ordered[:-1]
     out = torch.full_like(keys, -1)
-    out[order[1:][same]] = order[:-1][same] + begin
+    out[order[1:]] = torch.where(ordered[1:] == ordered[:-1], order[:-1] + begin, -1)
     return out

@@ -9,26 +9,23 @@ same state.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from golf_core.config import MixerConfig
 from golf_core.distributed import Ranks
-from golf_core.mixture.contexts import ContextCounts, Statistics
-from golf_core.mixture.ladder import Experts, Ladder, Plan, Situation, flow, found, situation
+from golf_core.mixture.contexts import ContextCounts
+from golf_core.mixture.ladder import Buckets, Experts, Ladder, Plan, flow, found
 from golf_core.mixture.matching import LongestMatch, Matches
 from golf_core.mixture.tilt import DocumentTilt
-from golf_core.mixture.weights import Floats
+from golf_core.mixture.weights import Floats, Integers
 
-Counts = NDArray[np.int32]
-NEURAL, TILTED, LARGEST = range(3)
-"""Columns of what is observed: ln q and ln g of the target, and g's largest probability."""
 LOWEST = -300.0
 """ln q is raised to this: nothing made of it is then zero in float64, and no sum over a vocabulary moves."""
 
@@ -61,7 +58,7 @@ class Mixer:
         self._counts = ContextCounts(vocab_size, self._plan.orders, self._plan.document_orders, tokens, device)
         self._match = LongestMatch(config.match_tokens, tokens, device) if self._plan.match else None
         self._tilt = DocumentTilt(vocab_size, tokens, device) if config.tilt else None
-        self.ladder = Ladder(self._plan)
+        self.ladder, self._buckets = Ladder(self._plan), Buckets(self._plan, device)
         self._chunk_begin = 0
         self._unlearnt = self._chunk_ends = False
 
@@ -76,9 +73,11 @@ class Mixer:
         self._begin, self._end = begin, end
         self._statistics = self._counts.look(begin, end)
         self._matches = self._match.look(begin, end) if self._match else _no_matches(end - begin, measured.device)
-        self._observed = torch.zeros(end - begin, 3, dtype=torch.float64, device=measured.device)
-        self._measured = measured
+        # Rows: ln q and ln g of the target, and g's largest probability. Zero where another rank observes.
+        self._observed = torch.zeros(3, end - begin, dtype=torch.float64, device=measured.device)
+        self._measured, self._measured_here = measured, measured.tolist()
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._rows_here: list[int] = []
 
     def observe(self, begin: int, log_probs: Tensor) -> None:
         """The neural ln q [n, vocab] of positions begin, begin + 1, ... of the stretch."""
@@ -89,80 +88,61 @@ class Mixer:
             tilted = self._tilt.tilt(log_probs, begin, self._counts.document_of(begin))
         row = torch.arange(len(log_probs), device=log_probs.device)
         targets = self._tokens[begin + 1 : end + 1]
-        columns = (log_probs[row, targets], tilted[row, targets], tilted.amax(dim=1).exp())
-        self._observed[begin - self._begin : end - self._begin] = torch.stack(columns, dim=1).double()
-        here = self._measured[(self._measured >= begin) & (self._measured < end)]
-        if len(here):
+        rows = (log_probs[row, targets], tilted[row, targets], tilted.amax(dim=1).exp())
+        self._observed[:, begin - self._begin : end - self._begin] = torch.stack(rows)
+        first, last = (bisect_left(self._measured_here, edge) for edge in (begin, end))
+        if first < last:
+            here = self._measured[first:last]
             self._rows.append((here, log_probs[here - begin].double().exp(), tilted[here - begin].double().exp()))
+            self._rows_here += [position - self._begin for position in self._measured_here[first:last]]
 
     def score(self, chunk_ends: bool) -> MixtureScores:
         """End the stretch: its losses. Collective: every rank calls it."""
-        observed = self._ranks.sum_(self._observed).cpu().numpy()
-        probs = np.exp(observed[:, :LARGEST])
-        statistics = Statistics(*(part.cpu() for part in vars(self._statistics).values()))
-        count, total, distinct = (part.numpy() for part in vars(statistics).values())
-        matches = Matches(*(part.cpu() for part in vars(self._matches).values()))
-        hit = matches.predicted == self._tokens[self._begin + 1 : self._end + 1].cpu()
-        experts = Experts(
-            uniform=np.full(len(probs), 1.0 / self._vocab),
-            neural=probs[:, NEURAL],
-            tilted=probs[:, TILTED],
-            found=list(found(count, total, distinct)),
-            match=hit.numpy().astype(np.float64),
-        )
-        where = situation(
-            total.astype(np.int64),
-            distinct.astype(np.int64),
-            observed[:, LARGEST],
-            matches.length.numpy(),
-            self._plan.confidence,
-        )
-        nll, used = self._stretches(experts, where)
-        measured_at, measured = self._distributions(used, total, distinct)
+        neural, tilted, largest = self._ranks.sum_(self._observed)
+        seen, matches = self._statistics, self._matches
+        hit = matches.predicted == self._tokens[self._begin + 1 : self._end + 1]
+        buckets = self._buckets.of(seen.total, seen.distinct, largest, matches.length)
+        given = torch.stack((neural.exp(), tilted.exp(), hit.double()))
+        probs = torch.cat((given, found(seen.count, seen.total, seen.distinct))).cpu().numpy()
+        nll, used = self._stretches(probs, buckets.cpu().numpy().astype(np.int64))
+        at, measured = self._distributions(used)
         self._unlearnt, self._chunk_ends = True, chunk_ends
-        return MixtureScores(nll, measured_at, measured)
+        return MixtureScores(nll, at, measured)
 
-    def _stretches(self, experts: Experts, where: Situation) -> tuple[Floats, dict[str, Floats]]:
-        """Score in stretches of `update_tokens`, counted from the chunk's first position."""
-        size, offset = self._config.update_tokens, self._begin - self._chunk_begin
-        edges = np.unique(
-            np.clip(np.arange(-(offset % size), len(experts.neural) + size, size), 0, len(experts.neural))
-        )
-        parts, weights = [], []
+    def _stretches(self, probs: Floats, buckets: Integers) -> tuple[Floats, dict[str, Floats]]:
+        """Score in stretches of `update_tokens`, counted from the chunk's first position.
+
+        `probs` are as `_experts` takes them. Also the weights [m, parts] by step at the measured positions.
+        """
+        size, offset, count = self._config.update_tokens, self._begin - self._chunk_begin, self._end - self._begin
+        edges = np.unique(np.clip(np.arange(-(offset % size), count + size, size), 0, count))
+        parts, weights, rows = [], [], np.array(self._rows_here, dtype=np.int64)
         for first, last in pairwise(edges.tolist()):
-            part = slice(first, last)
-            some = Experts(
-                experts.uniform[part],
-                experts.neural[part],
-                experts.tilted[part],
-                [values[part] for values in experts.found],
-                experts.match[part],
-            )
-            probs, used = self.ladder.score(some, where.part(part))
-            parts.append(-np.log(probs))
-            weights.append(used)
-        return np.concatenate(parts), {name: np.concatenate([w[name] for w in weights]) for name in weights[0]}
+            scored, used = self.ladder.score(self._experts(probs[:, first:last]), buckets[:, first:last])
+            here = rows[(rows >= first) & (rows < last)] - first
+            parts.append(scored)
+            weights.append({name: some[here] for name, some in used.items()})
+        return -np.log(np.concatenate(parts)), {n: np.concatenate([w[n] for w in weights]) for n in weights[0]}
 
-    def _distributions(self, used: dict[str, Floats], total: Counts, distinct: Counts) -> tuple[Tensor, Tensor]:
+    def _experts(self, probs: Floats) -> Experts:
+        """From probabilities of the neural, the tilted, the match and all sources [3 + sources, ...]."""
+        neural, tilted, match, *sources = probs
+        return Experts(np.full(neural.shape, 1.0 / self._vocab), neural, tilted, sources, match)
+
+    def _distributions(self, used: dict[str, Floats]) -> tuple[Tensor, Tensor]:
         """The measured positions that this rank observed [m], and the whole distributions there [m, vocab]."""
         device = self._measured.device
         if not self._rows:
             return self._measured[:0], torch.empty(0, self._vocab, dtype=torch.float64, device=device)
         at, neural, tilted = (torch.cat(parts) for parts in zip(*self._rows, strict=True))
-        rows = (at - self._begin).cpu().numpy()
-        counts = self._counts.distributions(at).cpu().numpy().transpose(1, 0, 2)
-        match = np.zeros((len(rows), self._vocab))
-        match[np.arange(len(rows)), self._matches.predicted.cpu().numpy()[rows]] = 1.0
-        experts = Experts(
-            uniform=np.full((len(rows), self._vocab), 1.0 / self._vocab),
-            neural=neural.cpu().numpy(),
-            tilted=tilted.cpu().numpy(),
-            found=list(found(counts, total[:, rows, None], distinct[:, rows, None])),
-            match=match,
-        )
+        rows, seen = at - self._begin, self._statistics
+        match = self._matches.predicted[rows, None] == torch.arange(self._vocab, device=device)
+        counts = self._counts.distributions(at).transpose(0, 1)
+        sources = found(counts, seen.total[:, rows, None], seen.distinct[:, rows, None])
+        experts = self._experts(torch.cat((torch.stack((neural, tilted, match.double())), sources)).cpu().numpy())
 
         def mix(name: str, parts: Sequence[Floats]) -> Floats:
-            result: Floats = (used[name][rows][:, None, :] * np.stack(parts, axis=2)).sum(axis=2)
+            result: Floats = (used[name].T[:, :, None] * np.array(parts)).sum(axis=0)
             return result
 
         return at, torch.from_numpy(flow(self._plan, experts, mix)).to(device)

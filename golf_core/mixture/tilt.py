@@ -10,8 +10,6 @@ Unigram rescaling of this kind: Kneser, Peters and Klakow 1997; beta and w are l
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,20 +70,20 @@ class DocumentTilt:
     def _ratios(self, log_probs: Tensor, begin: int, document: int) -> tuple[Tensor, Tensor]:
         """ln(p_doc / p_all) up to a constant, like `log_probs` [n, vocab], and the document's length so far [n]."""
         count = len(log_probs)
-        tokens = self._tokens[begin : begin + count]
-        starts = (tokens == BOS).nonzero().flatten().tolist()
-        seen = torch.zeros_like(log_probs)
-        seen[torch.arange(count, device=tokens.device), tokens] = 1.0
-        seen[starts] = 0.0
+        tokens, earlier = self._tokens[begin : begin + count], self._tokens[document:begin]
+        length = seen_length(tokens, begin, document)
+        at = torch.arange(count, device=tokens.device)
+        # How often each word came before a token; a row for each word, since cumsum is fast along rows.
+        seen = log_probs.new_zeros(self._vocab, count + 1)
+        seen[tokens, at + 1] = 1.0
         # The document that reaches in from before.
-        if not starts or starts[0] > 0:
-            earlier = self._tokens[document:begin]
-            seen[0] += torch.bincount(earlier[earlier != BOS], minlength=self._vocab)
-        edges = sorted({0, *starts, count})
-        for first, last in pairwise(edges):
-            seen[first:last] = seen[first:last].cumsum(0)
+        seen[:, 1].index_add_(0, earlier, torch.ones_like(earlier, dtype=seen.dtype))
+        seen[BOS] = 0.0
+        seen = seen.cumsum(1).T.contiguous()
+        # Less what came before the position's document.
+        seen = seen[1:] - seen[(at - length).clamp_min(0)]
         inverse = (self._unigram.sum() / (SMOOTHING * self._unigram)).to(seen.dtype)
-        return seen.mul_(inverse).log1p_(), seen_length(tokens, begin, document)
+        return seen.mul_(inverse).log1p_(), length
 
     def _gather(self, tilted: Tensor, neural: Tensor, ratio: Tensor, targets: Tensor, bucket: Tensor) -> None:
         """Add gradient and curvature of the loss in (beta, w): means and covariances of (ln q, ratio) under g."""

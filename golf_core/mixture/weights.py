@@ -14,23 +14,23 @@ class ContextWeights:
 
     After every stretch of text an expert's weight becomes its average posterior probability of having produced the
     tokens seen so far in that bucket (Cappe and Moulines 2009, with step 1/n; `prior` counts as `strength` tokens).
-    It approaches the best fixed convex combination; nothing needs tuning.
+    It approaches the best fixed convex combination; nothing needs tuning. `prior` is [experts], or [buckets, experts].
     """
 
     def __init__(self, buckets: int, prior: Floats, strength: float = 2.0) -> None:
-        self._sums: Floats = np.tile(np.asarray(prior, dtype=np.float64) * strength, (buckets, 1))
-        self._weights: Floats = self._sums / self._sums.sum(axis=1, keepdims=True)
+        # A row for each expert, here and in what is handed out: numpy is fast along long rows.
+        self._sums: Floats = np.array(np.broadcast_to(prior, (buckets, np.shape(prior)[-1])).T * strength, order="C")
+        self._weights: Floats = self._sums / self._sums.sum(axis=0)
 
     def of(self, bucket: Integers) -> Floats:
         """The weights [n, experts] in force for `bucket` [n]."""
-        weights: Floats = self._weights[bucket]
-        return weights
+        return self._weights.take(bucket, axis=1).T
 
     def learn(self, bucket: Integers, posterior: Floats) -> None:
         """Count posteriors [n, experts], whose rows sum to one, for `bucket` [n]."""
-        for expert in range(posterior.shape[1]):
-            self._sums[:, expert] += np.bincount(bucket, posterior[:, expert], minlength=len(self._sums))
-        np.divide(self._sums, self._sums.sum(axis=1, keepdims=True), out=self._weights)
+        for sums, column in zip(self._sums, posterior.T, strict=True):
+            sums += np.bincount(bucket, column, minlength=len(sums))
+        np.divide(self._sums, self._sums.sum(axis=0), out=self._weights)
 
 
 class FixedShare:

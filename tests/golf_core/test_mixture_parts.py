@@ -57,6 +57,7 @@ def colliding(count: int, slot: int) -> list[int]:
 @given(data=st.data(), width=st.integers(1, 3))
 def test_table_counts_like_a_dictionary(data: st.DataObject, width: int) -> None:
     table, expected = CountTable(width, CPU), dict[int, list[int]]()
+    table._probes = data.draw(st.sampled_from((1, 8)))  # as on a CPU and on a GPU
     # The last slot, so that a run of occupied ones goes on at the table's beginning.
     keys = st.one_of(st.integers(0, 30), st.integers(0, 2**63 - 1), st.sampled_from(colliding(12, FIRST_CAPACITY - 1)))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -65,17 +66,21 @@ def test_table_counts_like_a_dictionary(data: st.DataObject, width: int) -> None
             expected = {}
         added = data.draw(st.lists(keys, unique=True, max_size=40))
         amounts = [[data.draw(st.integers(-3, 9)) for _ in added] for _ in range(width)]
-        table.add(torch.tensor(added, dtype=torch.int64), torch.tensor(amounts, dtype=torch.int32).view(width, -1))
+        anew = data.draw(st.booleans())
+        write = table.put if anew else table.add
+        write(torch.tensor(added, dtype=torch.int64), torch.tensor(amounts, dtype=torch.int32).view(width, -1))
         for column, key in enumerate(added):
-            old = expected.get(key, [0] * width)
+            old = [0] * width if anew else expected.get(key, [0] * width)
             expected[key] = [old[row] + amounts[row][column] for row in range(width)]
         asked = [*expected, *data.draw(st.lists(keys, max_size=20)), *added]  # absent ones and repeated ones too
         found = table.get(torch.tensor(asked, dtype=torch.int64))
         assert found.dtype == torch.int32 and found.shape == (width, len(asked))
         assert found.T.tolist() == [expected.get(key, [0] * width) for key in asked]
+        assert table._used == len(expected)
 
 
-def test_table_grows_and_forgets() -> None:
+def test_table_grows_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("golf_core.mixture.table.SLICE", 3000)
     table, expected = CountTable(2, CPU), dict[int, int]()
     generator = torch.Generator().manual_seed(0)
     for size in (1, FIRST_CAPACITY // 2, 3, 5 * FIRST_CAPACITY, 20_000):
@@ -138,6 +143,7 @@ def test_contexts_against_dictionaries(
 def test_whole_distributions_of_counts(data: st.DataObject, stream: tuple[int, list[int]], split: int) -> None:
     vocab, tokens = stream
     counts = ContextCounts(vocab, range(split), range(4 - split), torch.tensor(tokens), CPU)
+    followers = plain.Followers(range(split), range(4 - split))
     for begin, end in pairwise(cuts(data.draw, len(tokens) - 1)):
         seen = counts.look(begin, end)
         every = counts.distributions(torch.arange(begin, end))
@@ -145,6 +151,11 @@ def test_whole_distributions_of_counts(data: st.DataObject, stream: tuple[int, l
         torch.testing.assert_close(realised[:, :, 0].T, seen.count)
         torch.testing.assert_close(every.sum(2).T.int(), seen.total)
         torch.testing.assert_close((every > 0).sum(2).T.int(), seen.distinct)
+        for t in range(begin, end):
+            counters = followers.at(tokens, t)
+            assert every[t - begin].tolist() == [[counter[token] for token in range(vocab)] for counter in counters]
+            for counter in counters:
+                counter[tokens[t + 1]] += 1
         counts.learn()
 
 

@@ -27,6 +27,20 @@ def test_weights_are_average_posteriors() -> None:
     np.testing.assert_allclose(weights.of(np.array([3])), [prior])  # nothing was ever seen there
 
 
+def test_a_bucket_that_gives_all_to_one_expert_keeps_doing_so() -> None:
+    """Exactly: what it learns confirms it. The others are none of its business."""
+    rng = np.random.default_rng(2)
+    weights = ContextWeights(3, np.array([[0.0, 1.0], [0.2, 0.8], [0.2, 0.8]]))
+    for _ in range(20):
+        bucket, probs = rng.integers(0, 3, 50), rng.uniform(1e-12, 1.0, (50, 2))
+        weighted = weights.of(bucket) * probs
+        mixed = weighted.sum(axis=1)
+        np.testing.assert_array_equal(mixed[bucket == 0], probs[bucket == 0, 1])
+        weights.learn(bucket, weighted / mixed[:, None])
+    first, second, third = weights.of(np.arange(3))
+    assert first.tolist() == [0.0, 1.0] and 0.2 < second[0] < 1.0 and 0.2 < third[0] < 1.0
+
+
 def test_weights_approach_the_best_fixed_mixture() -> None:
     """Of each bucket's own; the distance to it is mostly made up early."""
     rng, count, stretch = np.random.default_rng(1), 12_000, 50
