@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
+GRACE_S = 1.0
 PATIENCE_S = 10.0
 SAME_S = 1.0
 
@@ -44,7 +45,8 @@ def family_of(processes: Sequence[RankProcess]) -> list[RankProcess]:
 def end_processes(processes: Sequence[RankProcess], patience_s: float = PATIENCE_S) -> list[int]:
     """Kill `processes` of this machine, frozen ones too, and remove their folders.
 
-    Returns the pids that are still there after `patience_s`.
+    Those that Ray is ending have a moment to tell it: of a rank that just vanishes Ray warns on the terminal. Returns
+    the pids that are still there after `patience_s`.
     """
     import psutil
 
@@ -53,8 +55,11 @@ def end_processes(processes: Sequence[RankProcess], patience_s: float = PATIENCE
         with contextlib.suppress(psutil.Error):
             found = psutil.Process(process.pid)
             if _same(found, process):
-                found.kill()
                 doomed.append(found)
+    _, doomed = psutil.wait_procs(doomed, timeout=GRACE_S)
+    for found in doomed:
+        with contextlib.suppress(psutil.Error):
+            found.kill()
     _, alive = psutil.wait_procs(doomed, timeout=patience_s)
     for folder in {process.folder for process in processes}:
         shutil.rmtree(Path(folder), ignore_errors=True)

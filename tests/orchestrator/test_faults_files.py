@@ -203,36 +203,64 @@ def test_undamaged(here: Place, tmp_path: Path, capsys: Capture) -> None:
     assert {path.name for path in here.data.iterdir()} == set(IN_DATA)
 
 
+Leave = Callable[[str, str, list[str], str], None]
+
+
+@pytest.fixture
+def leave(record_property: Callable[[str, object], None], here: Place) -> Leave:
+    """Leaves a row for the table of faults, of one kind of damage to each file."""
+
+    def row(name: str, damage: str, errors: list[str], after: str) -> None:
+        if damage != "cut":
+            return
+        said = next((line for err in errors for line in err.splitlines() if REACHED not in line), "nothing: not needed")
+        said = said.removeprefix("error: ").replace(f"{here.run}/", "").replace(f"{here.folder}/", "")
+        record_property("fault", f"{name} is cut in half")
+        record_property("said", said.replace(str(here.run), "RUN")[:260])
+        record_property("after", after)
+
+    return row
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", IN_RUN)
-def test_a_file_of_a_run(name: str, damage: str, here: Place, tmp_path: Path, capsys: Capture) -> None:
-    path = here.run / name
+def test_a_file_of_a_run(name: str, damage: str, here: Place, tmp_path: Path, capsys: Capture, leave: Leave) -> None:
+    path, errors = here.run / name, []
     with damaged(path, DAMAGES[damage]):
         for command in of_run(here, None if name in NOT_PACKAGED else tmp_path / "package"):
-            check_answer(*run_golf(capsys, *command), path.name, f"{name} {damage}: golf {command[0]}")
+            code, out, err = run_golf(capsys, *command)
+            check_answer(code, out, err, path.name, f"{name} {damage}: golf {command[0]}")
+            errors.append(err)
+    leave(name, damage, errors, "each command answers, or refuses in a sentence")
     assert not list(tmp_path.glob(".package*")), "a package that was begun is left"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", IN_DATA)
-def test_a_file_of_the_data(name: str, damage: str, here: Place, capsys: Capture) -> None:
+def test_a_file_of_the_data(name: str, damage: str, here: Place, capsys: Capture, leave: Leave) -> None:
     """None of it goes unnoticed: the manifest has the checksums, and is one file that is read whole."""
+    errors = []
     with damaged(here.data / name, DAMAGES[damage]):
         for command in of_job(here):
             code, out, err = run_golf(capsys, *command)
+            errors.append(err)
             check_answer(code, out, err, name, f"{name} {damage}: golf {command[0]}")
             # In the manifest, a flip may fall on what is there for the reader.
             assert code == 2 or (name == MANIFEST and "flipped" in damage), f"{name} {damage}: golf {command[0]}"
+    leave(name, damage, errors, "refused before anything runs")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_job_file(damage: str, here: Place, capsys: Capture) -> None:
+def test_the_job_file(damage: str, here: Place, capsys: Capture, leave: Leave) -> None:
+    errors = []
     with damaged(here.job, DAMAGES[damage]):
         for command in of_job(here):
             code, out, err = run_golf(capsys, *command)
             if not err.startswith("error: ") and "flipped" in damage:
                 continue  # another job, as sound as this one
             check_answer(code, out, err, here.job.name, f"job file {damage}: golf {command[0]}")
+            errors.append(err)
+    leave("the job file", damage, errors, "refused before anything runs")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -113,6 +113,7 @@ def finish(service: Service, folder: Path, undisturbed: dict[int, float]) -> Non
     assert no_orphans(folder), "processes are left"
 
 
+@pytest.mark.timeout(1800)  # a dozen runs, one after another
 def test_stopped_at_random_moments(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
     """Ten stops in all; where a run ends before the tenth, the next run takes the rest of them."""
     seed = int(os.environ.get("GOLF_FAULTS_SEED") or FOUND_A_HOLE)

@@ -28,6 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> t
     job = write_job(folder, audit={"positions": 1})
     done = golf("run", str(job), "--address", "local", TMPDIR=str(folder / "tmp"), RAY_TMPDIR="/tmp")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "raylet" not in done.stdout + done.stderr  # no warnings of Ray's about ranks that have done their work
     return only_run(folder), done.stdout
 
 

@@ -420,7 +420,7 @@ def test_a_store_that_forgets_is_written_anew(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
+def test_two_processes_on_a_new_store(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     program = (
         "import sys; from pathlib import Path; from orchestrator.sync import sync\n"
         "from orchestrator.redaction import Redactor\n"
@@ -438,6 +438,9 @@ def test_two_processes_on_a_new_store(tmp_path: Path) -> None:
     client = MlflowClient(default_uri(tmp_path))
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["run-1", "run-2", "seed 42", "seed 42"]
+    record_property("fault", "two first uses of a new MLflow store at once")
+    record_property("said", "nothing: one makes the store, the other waits")
+    record_property("after", "both runs are there, whole")
 
 
 def test_batches_are_of_a_size_that_mlflow_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

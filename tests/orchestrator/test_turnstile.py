@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from fault_tools import check_ledger, figures
 from tiny import REPO, only_run, write_job
 
 from golf_core.records import load
@@ -77,8 +79,10 @@ finally:
 
 
 @pytest.mark.ray
-def test_two_jobs_on_a_cluster_with_room_for_one_gang(tmp_path: Path, sample_folder: Path) -> None:
-    """Neither waits for ever, no two gangs overlap, and from when both wait they take turns."""
+def test_two_jobs_on_a_cluster_with_room_for_one_gang(
+    tmp_path: Path, sample_folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Neither waits for ever, no two gangs overlap, from when both wait they take turns, and their figures agree."""
     folders = [tmp_path / "a", tmp_path / "b"]
     jobs = []
     for folder in folders:
@@ -98,3 +102,10 @@ def test_two_jobs_on_a_cluster_with_room_for_one_gang(tmp_path: Path, sample_fol
     assert len(seeds) == 6
     assert all(before[1] <= after[0] + 0.5 for before, after in pairwise(seeds))
     assert [name for _, _, name in seeds] in (["a", "b"] * 3, ["b", "a"] * 3)
+    one, other = (figures(only_run(folder)) for folder in folders)
+    assert len(one) == 3 and one == pytest.approx(other, abs=1e-6)
+    for folder in folders:
+        check_ledger(only_run(folder), tuple(one))
+    record_property("fault", "two jobs of three seeds at once, room for one gang")
+    record_property("said", "nothing: each waits for its turn")
+    record_property("after", "both end, no gang beside another; same figures")
