@@ -228,16 +228,19 @@ def sample(
 
 @data_app.command()
 def export(
-    text: Annotated[Path, typer.Option(help="Documents: .jsonl, .jsonl.gz or .jsonl.xz, a 'text' on every line.")],
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Documents: .jsonl, .jsonl.gz or .jsonl.xz, a 'text' on every line. Can be given again."),
+    ],
     tokenizer: Annotated[Path, typer.Option(help="SentencePiece model.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     val_fraction: Annotated[float, typer.Option(help="Share of the documents for validation.")] = 0.05,
     shard_tokens: Annotated[int, typer.Option(help="Tokens of a shard at the most.")] = 100_000_000,
 ) -> None:
     """Turn your own documents into shards."""
-    from golf_core.data.export import export_file
+    from golf_core.data.export import export_files
 
-    export_file(text, tokenizer, out, val_fraction=val_fraction, shard_tokens=shard_tokens, progress=_say)
+    export_files(text, tokenizer, out, val_fraction=val_fraction, shard_tokens=shard_tokens, progress=_say)
     _say(f"shards: {out}")
 
 

@@ -10,7 +10,7 @@ import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -59,22 +59,24 @@ def read_texts(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read after line {number} ({error}); check or fetch it again") from None
 
 
-def export_file(
-    text: Path,
+def export_files(
+    texts: Sequence[Path],
     tokenizer: Path,
     out: Path,
     val_fraction: float = 0.05,
     shard_tokens: int = 100_000_000,
     progress: Progress = silent,
 ) -> Manifest:
-    """Export the documents of a JSON-lines file, about `val_fraction` of them to validation, as `out`.
+    """Export the documents of JSON-lines files, about `val_fraction` of them to validation, as `out`.
 
-    See `read_texts` for the file, `split_of` for the split and `export_documents` for the rest.
+    See `read_texts` for the files, which follow each other in the order given, `split_of` for the split and
+    `export_documents` for the rest.
     """
     if not 0 < val_fraction < 1:
         raise DataError(f"--val-fraction: {val_fraction} is not between 0 and 1; 0.05 is usual")
-    documents = ((split_of(document, val_fraction), document) for document in read_texts(text))
-    return export_documents(documents, tokenizer, out, str(text), shard_tokens=shard_tokens, progress=progress)
+    documents = ((split_of(document, val_fraction), document) for text in texts for document in read_texts(text))
+    source = ", ".join(map(str, texts))
+    return export_documents(documents, tokenizer, out, source, shard_tokens=shard_tokens, progress=progress)
 
 
 def export_documents(

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 
 from golf_core.data import export
-from golf_core.data.export import export_documents, export_file, read_texts, split_of
+from golf_core.data.export import export_documents, export_files, read_texts, split_of
 from golf_core.data.manifest import MANIFEST, check_data, load_manifest
 from golf_core.data.sample import train_tokenizer
 from golf_core.data.shards import read_shard, train_shards, val_shards, write_shard
@@ -64,7 +64,7 @@ def jsonl(tmp_path: Path, texts: list[str]) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, jsonl: Path, tokenizer: Path) -> Path:
     """An exported folder with several shards of each split."""
-    export_file(jsonl, tokenizer, tmp_path / "out", val_fraction=0.3, shard_tokens=3000)
+    export_files([jsonl], tokenizer, tmp_path / "out", val_fraction=0.3, shard_tokens=3000)
     return tmp_path / "out"
 
 
@@ -94,11 +94,21 @@ def test_split_is_sha256_of_the_text() -> None:
 def test_duplicates_share_a_split(tmp_path: Path, tokenizer: Path, texts: list[str]) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:40] * 2))
-    export_file(path, tokenizer, tmp_path / "out", val_fraction=0.5)
+    export_files([path], tokenizer, tmp_path / "out", val_fraction=0.5)
     train = decoded(train_shards(tmp_path / "out"), tokenizer)
     val = decoded(val_shards(tmp_path / "out"), tokenizer)
     assert len(train) + len(val) == 80
     assert not set(train) & set(val)
+
+
+def test_several_files_follow_each_other(tmp_path: Path, tokenizer: Path, texts: list[str]) -> None:
+    parts = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, some in zip(parts, (texts[:30], texts[30:60]), strict=True):
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+    manifest = export_files(parts, tokenizer, tmp_path / "out", val_fraction=0.3)
+    assert manifest.source == f"{parts[0]}, {parts[1]}"
+    train = [text for text in texts[:60] if split_of(text, 0.3) == "train"]
+    assert decoded(train_shards(tmp_path / "out"), tokenizer) == train
 
 
 def test_manifest_says_what_is_there(folder: Path, tokenizer: Path, texts: list[str], jsonl: Path) -> None:
@@ -131,7 +141,7 @@ def test_batches_change_nothing(
     tmp_path: Path, folder: Path, jsonl: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "BATCH_CHARACTERS", 700)
-    manifest = export_file(jsonl, tokenizer, tmp_path / "small", val_fraction=0.3, shard_tokens=3000)
+    manifest = export_files([jsonl], tokenizer, tmp_path / "small", val_fraction=0.3, shard_tokens=3000)
     assert manifest == load_manifest(folder)
 
 
@@ -144,7 +154,7 @@ def test_a_document_longer_than_a_shard_has_its_own(tmp_path: Path, tokenizer: P
 
 def test_progress_tells_of_each_shard(tmp_path: Path, jsonl: Path, tokenizer: Path) -> None:
     said: list[str] = []
-    manifest = export_file(jsonl, tokenizer, tmp_path / "out", progress=said.append)
+    manifest = export_files([jsonl], tokenizer, tmp_path / "out", progress=said.append)
     assert [line.split(":")[0] for line in said] == [shard.file for shard in manifest.shards]
 
 
@@ -178,32 +188,32 @@ def test_bad_line_is_named(tmp_path: Path, tokenizer: Path, line: bytes) -> None
     path = tmp_path / "text.jsonl"
     path.write_bytes(b'{"text": "a"}\n\n' + line + b'\n{"text": "b"}\n')
     with pytest.raises(DataError, match=r"text\.jsonl, line 3: not a JSON object"):
-        export_file(path, tokenizer, tmp_path / "out")
+        export_files([path], tokenizer, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [path]  # nothing half done is left behind
 
 
 def test_missing_text_is_named(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
-        export_file(tmp_path / "none.jsonl", tokenizer, tmp_path / "out")
+        export_files([tmp_path / "none.jsonl"], tokenizer, tmp_path / "out")
 
 
 def test_empty_input_and_empty_splits(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text("\n")
     with pytest.raises(DataError, match=r"text\.jsonl: holds no document"):
-        export_file(path, tokenizer, tmp_path / "out")
+        export_files([path], tokenizer, tmp_path / "out")
     path.write_text('{"text": "a"}\n{"text": "a"}\n')
     with pytest.raises(DataError, match=r"none of the 2 documents falls to the validation split; .* raise"):
-        export_file(path, tokenizer, tmp_path / "out", val_fraction=1e-9)
+        export_files([path], tokenizer, tmp_path / "out", val_fraction=1e-9)
     with pytest.raises(DataError, match=r"none of the 2 documents falls to the training split; .* lower"):
-        export_file(path, tokenizer, tmp_path / "out", val_fraction=1 - 1e-9)
+        export_files([path], tokenizer, tmp_path / "out", val_fraction=1 - 1e-9)
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_fraction_lies_between_0_and_1(tmp_path: Path, jsonl: Path, tokenizer: Path, fraction: float) -> None:
     with pytest.raises(DataError, match="--val-fraction"):
-        export_file(jsonl, tokenizer, tmp_path / "out", val_fraction=fraction)
+        export_files([jsonl], tokenizer, tmp_path / "out", val_fraction=fraction)
 
 
 def test_occupied_folder_is_refused(tmp_path: Path, jsonl: Path, tokenizer: Path) -> None:
@@ -211,12 +221,12 @@ def test_occupied_folder_is_refused(tmp_path: Path, jsonl: Path, tokenizer: Path
     out.mkdir()
     (out / "precious").write_text("mine")
     with pytest.raises(DataError, match="out: exists and is not an empty folder"):
-        export_file(jsonl, tokenizer, out)
+        export_files([jsonl], tokenizer, out)
     with pytest.raises(DataError, match="precious: exists and is not an empty folder"):
-        export_file(jsonl, tokenizer, out / "precious")
+        export_files([jsonl], tokenizer, out / "precious")
     assert [path.name for path in out.iterdir()] == ["precious"]
     (out / "precious").unlink()
-    assert export_file(jsonl, tokenizer, out) == load_manifest(out)
+    assert export_files([jsonl], tokenizer, out) == load_manifest(out)
 
 
 def test_folder_filled_meanwhile_is_refused(tmp_path: Path, texts: list[str], tokenizer: Path) -> None:
@@ -247,7 +257,7 @@ def test_tokenizer_must_have_the_challenges_bos(tmp_path: Path, jsonl: Path) -> 
         minloglevel=2,
     )
     with pytest.raises(DataError, match=r"t\.model: BOS has the id -1"):
-        export_file(jsonl, path, tmp_path / "out")
+        export_files([jsonl], path, tmp_path / "out")
 
 
 def test_check_reports_the_folder(folder: Path) -> None:
