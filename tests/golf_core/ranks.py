@@ -23,7 +23,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
     ]
     for process in processes:
         process.start()
-    gathered = dict(results.get(timeout=180) for _ in processes)
+    gathered = dict(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join(timeout=30)
     failures = [value for value in gathered.values() if isinstance(value, _Failure)]
@@ -45,7 +45,7 @@ def _entry(rank: int, world_size: int, ports: Any, results: Any, function: Any, 
             for _ in range(world_size - 1):
                 ports.put(port)
         else:
-            store = connect_store(ports.get(timeout=60), world_size)
+            store = connect_store(ports.get(timeout=150), world_size)
         ranks: Ranks = join(rank, world_size, torch.device("cpu"), store)
         results.put((rank, function(ranks, *arguments)))
         leave()

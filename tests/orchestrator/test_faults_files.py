@@ -213,7 +213,7 @@ def leave(record_property: Callable[[str, object], None], here: Place) -> Leave:
     def row(name: str, damage: str, errors: list[str], after: str) -> None:
         if damage != "cut":
             return
-        said = next((line for err in errors for line in err.splitlines() if REACHED not in line), "nothing: not needed")
+        said = next((line for err in errors for line in err.splitlines() if REACHED not in line), "–")
         said = said.removeprefix("error: ").replace(f"{here.run}/", "").replace(f"{here.folder}/", "")
         record_property("fault", f"{name} is cut in half")
         record_property("said", said.replace(str(here.run), "RUN")[:260])

@@ -137,12 +137,12 @@ def provenance(run: RunData) -> Section:
     data = next((s.data for s in run.seeds if s.data is not None), None)
     if data is not None:
         files = [
-            [words("train"), number(data.train_tokens, 0), words("tokens")],
-            [words("validation"), number(data.val_tokens, 0), words("tokens")],
+            [words("train"), number(data.train_tokens, 0), words("")],
+            [words("validation"), number(data.val_tokens, 0), words("")],
             [words("tokenizer"), words(""), words(data.tokenizer_sha256)],
             *([words(name), words(""), words(digest)] for name, digest in list(data.checksums.items())[:200]),
         ]
-        columns = (Column("data", False), Column("count"), Column("SHA-256", False))
+        columns = (Column("data", False), Column("tokens"), Column("SHA-256", False))
         blocks.append(grid("data-table", "Data", columns, files))
     job = [[words(name), words(str(value))] for name, value in flat(to_dict(run.job.to_dict()))]
     blocks.append(grid("job-table", "Job, resolved", (Column("field", False), Column("value", False)), job))
