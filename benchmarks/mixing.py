@@ -1,7 +1,6 @@
 """Seconds a chunk that the valid mixture takes beside the model, part by part, with the record's configuration.
 
     python benchmarks/mixing.py --shard fineweb_val_000000.bin --chunks 10
-    python benchmarks/mixing.py --waits                 # how often the CPU waits for the GPU, too; makes all slower
 
 The neural distributions are random: times do not depend on them. Without a shard, so are the tokens; then hardly any
 context comes back, and the tables grow faster than on text. The first chunks also pay for what is set up once.
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +29,6 @@ def main() -> None:
     parser.add_argument("--shard", type=Path)
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--waits", action="store_true", help="count them (on CUDA)")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -44,17 +41,11 @@ def main() -> None:
     generator = torch.Generator(ranks.device).manual_seed(0)
     logits = 2.0 * torch.randn(batch, vocab, generator=generator, device=ranks.device)
     mixer, times, nats = Mixer(evaluate.mixer, vocab, tokens, ranks), defaultdict[str, list[float]](list), 0.0
-    waits: dict[str, int] = {}
-    if arguments.waits and ranks.device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("warn")
 
     def timed(part: str, act: Callable[[], object]) -> None:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            began = now(ranks.device)
-            act()
-            times[part].append(now(ranks.device) - began)
-        waits[part] = len(caught)
+        began = now(ranks.device)
+        act()
+        times[part].append(now(ranks.device) - began)
 
     for begin in range(0, len(tokens) - 1, evaluate.chunk_tokens):
         end = min(begin + evaluate.chunk_tokens, len(tokens) - 1)
@@ -80,8 +71,7 @@ def main() -> None:
     print(f"seconds a chunk of {evaluate.chunk_tokens:,} (the first left out):")
     for part, seconds in times.items():
         rest = np.array(seconds[1:] or seconds)
-        waited = f"  waits of the last {waits[part]}" if arguments.waits else ""
-        print(f"  {part:8s} median {np.median(rest):.4f}  mean {rest.mean():.4f}  last {rest[-1]:.4f}{waited}")
+        print(f"  {part:8s} median {np.median(rest):.4f}  mean {rest.mean():.4f}  last {rest[-1]:.4f}")
     print(f"  together mean {sum(np.mean(s[1:] or s) for s in times.values()):.4f}")
 
 

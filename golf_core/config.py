@@ -297,7 +297,6 @@ class EvalConfig:
         _refuse_below(
             "evaluate", self, 1, "seq_len", "chunk_tokens", "batch_windows", "ttt_rows_per_step", "ttt_epochs"
         )
-        _refuse_below("evaluate", self, 1, "ttt_epochs", "ttt_rows_per_step")
         _refuse_below("evaluate", self, 0, "ttt_blocks", "hedge_min_tokens", "kraft_positions")
         if not 1 <= self.stride <= self.seq_len:
             raise ConfigError(f"evaluate.stride: {self.stride} is not in 1..seq_len {self.seq_len}")
