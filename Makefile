@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint resolve clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/golf run jobs/smoke.yaml
@@ -17,6 +17,13 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The pins as a stranger's machine resolves them: from the public index alone, whatever this machine is configured to add.
+resolve: $(VENV)/.installed-test
+	for version in 3.11 3.12 3.13; do \
+		env -u UV_INDEX -u UV_FIND_LINKS $(VENV)/bin/uv pip compile --no-config --quiet --all-extras pyproject.toml \
+			--constraint constraints.txt --python-version $$version --output-file $(VENV)/resolved-$$version.txt || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python"; exit 2; }

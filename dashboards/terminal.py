@@ -84,7 +84,7 @@ def list_runs(output: Path) -> None:
     console = _console()
     folders = find_runs(output)
     if not folders:
-        line = f"no runs in {printable(str(output))}; golf run jobs/smoke.yaml makes one"
+        line = f"no runs in {printable(str(output))}; golf run with a job file makes one"
         console.print(Text(line), soft_wrap=True)
         return
     if not console.is_terminal:  # a file has room for whole lines

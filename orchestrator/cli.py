@@ -42,7 +42,7 @@ Address = Annotated[
 
 @app.command()
 def run(
-    job: Annotated[Path | None, typer.Argument(help="A job file, such as jobs/smoke.yaml.", show_default=False)] = None,
+    job: Annotated[Path | None, typer.Argument(help="A job file, in YAML.", show_default=False)] = None,
     set_: Changes = None,
     address: Address = None,
     resume: Annotated[
@@ -63,7 +63,7 @@ def run(
         _show(*resume_job(resume, address, _say, _redactor()))
         return
     if job is None:
-        raise UserError("name a job file, such as jobs/smoke.yaml, or --resume RUN")
+        raise UserError("name a job file, or --resume RUN")
     resolved = load_job(job, parse_changes(set_ or []))
     found = preflight(resolved, where(address), allow_dirty, max_cost)
     for finding in found.warnings:

@@ -9,10 +9,9 @@ import re
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 
 from golf_core.errors import ConfigError
-from orchestrator.job_sections import OWN_SENTENCE, Section
+from orchestrator.job_sections import MistakeError, Section, own_sentence
 
 HUB = "https://huggingface.co"
 REPO = "willdepueoai/parameter-golf"
@@ -59,11 +58,9 @@ class Fetch(Section):
         if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?", endpoint) or not _port(
             endpoint
         ):
-            raise PydanticCustomError(
-                OWN_SENTENCE,
-                "got {given}, which is no address of a hub; give one such as https://huggingface.co, without a "
-                "user name, or null",
-                {"given": repr(endpoint[:60])},
+            raise MistakeError(
+                f"got {endpoint[:60]!r}, which is no address of a hub; give one such as https://huggingface.co, "
+                "without a user name, or null"
             )
         return endpoint.rstrip("/")
 
@@ -86,8 +83,8 @@ def fetch_of_options(**options: object) -> Fetch:
         entry = error.errors(include_url=False)[0]
         name = str(entry["loc"][0])
         option = f"--{name.replace('_', '-')}"
-        if entry["type"] == OWN_SENTENCE:
-            raise ConfigError(f"{option}: {entry['msg']}") from None
+        if (sentence := own_sentence(entry)) is not None:
+            raise ConfigError(f"{option}: {sentence}") from None
         given = ascii(entry["input"])[:60]
         raise ConfigError(f"{option}: got {given}; give {Fetch.model_fields[name].description}") from None
 

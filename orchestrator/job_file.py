@@ -79,7 +79,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         content = read_bytes(path, MAX_FILE_BYTES)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a job file such as jobs/smoke.yaml") from None
+        raise ConfigError(f"{path}: no such file; give the path of a job file") from None
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ConfigError(f"{path}: {error.strerror}, so it is no job file; check the path") from None

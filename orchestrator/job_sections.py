@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-OWN_SENTENCE = "job_file"
-"""Type of the validation errors whose message is ours already."""
+
+class MistakeError(ValueError):
+    """A validation error whose message is our own sentence already."""
+
+
+def own_sentence(entry: Any) -> str | None:
+    """The sentence of a `MistakeError` among pydantic's findings; None for any other."""
+    error = entry.get("ctx", {}).get("error")
+    return str(error) if isinstance(error, MistakeError) else None
 
 
 class Section(BaseModel):
@@ -45,9 +51,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _even(self) -> Resources:
         if self.ranks % self.nodes:
-            raise PydanticCustomError(
-                OWN_SENTENCE, "an odd number of ranks cannot be shared out between 2 nodes; give an even number"
-            )
+            raise MistakeError("an odd number of ranks cannot be shared out between 2 nodes; give an even number")
         return self
 
     @property
@@ -90,11 +94,9 @@ class Baseline(Section):
     def _one_figure(self) -> Baseline:
         if (self.bpb is None) == (self.mean is None):
             found = "neither is" if self.bpb is None else "both are"
-            raise PydanticCustomError(
-                OWN_SENTENCE,
-                "wants either bpb (a list, one for each seed) or mean (their mean alone), but {found} there; "
-                "give exactly one",
-                {"found": found},
+            raise MistakeError(
+                f"wants either bpb (a list, one for each seed) or mean (their mean alone), but {found} there; "
+                "give exactly one"
             )
         return self
 
@@ -134,8 +136,7 @@ class Tracking(Section):
     def _no_password(self) -> Tracking:
         # A job is written down wherever its run is: a password in it could not be kept out of everything.
         if self.tracking_uri is not None and re.search(r"://[^/\s@]*:[^/\s@]+@", self.tracking_uri):
-            raise PydanticCustomError(
-                OWN_SENTENCE,
+            raise MistakeError(
                 "holds a password, and a job file is no place for one; take it out of tracking_uri and set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
             )

@@ -21,7 +21,6 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from golf_core import records
 from golf_core.config import GolfConfig, override, preset, with_clock
@@ -29,15 +28,16 @@ from golf_core.errors import ConfigError
 from orchestrator.data_section import DataFiles
 from orchestrator.job_file import all_of, apply_changes, inside, parse_yaml, read_document, shown, unplain, was_set
 from orchestrator.job_sections import (
-    OWN_SENTENCE,
     AuditPlan,
     Baseline,
     Budgets,
     Cost,
     Limits,
+    MistakeError,
     Resources,
     Section,
     Tracking,
+    own_sentence,
 )
 
 MAX_SEED = 2**32 - 1  # what every random generator in use accepts
@@ -93,11 +93,8 @@ class _JobFile(Section):
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         if twice:
-            raise PydanticCustomError(
-                OWN_SENTENCE,
-                "{which} more than once; a repeated seed is no new evidence, so give each once",
-                {"which": f"{'seed' if len(twice) == 1 else 'seeds'} {', '.join(map(str, twice))} given"},
-            )
+            which = f"{'seed' if len(twice) == 1 else 'seeds'} {', '.join(map(str, twice))}"
+            raise MistakeError(f"{which} given more than once; a repeated seed is no new evidence, so give each once")
         return seeds
 
 
@@ -285,7 +282,7 @@ def _job(spec: _JobFile, config: GolfConfig) -> Job:
 def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
     """Field and sentence of each of pydantic's findings."""
     found: list[tuple[str, str]] = []
-    entries = error.errors(include_url=False, include_context=False)
+    entries = error.errors(include_url=False)
     locations = [entry["loc"] for entry in entries]
     for entry, location in zip(entries, locations, strict=True):
         if any(len(other) > len(location) and other[: len(location)] == location for other in locations):
@@ -294,8 +291,8 @@ def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
         for part in location:
             field = f"{field}[{part}]" if isinstance(part, int) else inside(field, str(part))
         parent, description = _look_up(location)
-        if entry["type"] == OWN_SENTENCE:
-            found.append((field, entry["msg"]))
+        if (sentence := own_sentence(entry)) is not None:
+            found.append((field, sentence))
         elif entry["type"] == "extra_forbidden":
             found.append((field, f"no such field{records.nearest(str(location[-1]), parent.model_fields)}"))
         elif entry["type"] == "missing":

@@ -44,7 +44,7 @@ def serve(uri: str, port: int | None, host: str = "127.0.0.1") -> None:
         return
     file = sqlite_path(uri)
     if file is not None and not file.is_file():
-        raise NoResultsError(f"{file}: no results yet; run `golf run jobs/smoke.yaml` first")
+        raise NoResultsError(f"{file}: no results yet; `golf run` with a job file makes some")
     port = _choose_port(host, port)
     address = f"http://{_reachable(host)}:{port}"
     with (

@@ -22,6 +22,10 @@ from orchestrator.provenance import provenance
 from orchestrator.spec import Job
 
 DISTRIBUTION = "golf-service"
+TESTED_TORCH = "2.14.1"
+"""The newest torch that has been tried; a later one is warned about and not refused."""
+CHOSEN_BY_TORCH = "triton"
+"""Each build of torch names the one version that it goes with, or none: our own range is not held against it."""
 MLFLOW_S = 3.0
 
 
@@ -87,12 +91,13 @@ def check_versions(
     requirements_of: Callable[[str], Sequence[str] | None] = metadata.requires,
     requires_python: str | None = None,
 ) -> list[Finding]:
-    """Python and each required package against the installed project's own constraints."""
+    """Python and each required package against the installed project's own ranges."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
     try:
-        wanted = requirements_of(distribution) or []
+        wanted = [text for text in requirements_of(distribution) or [] if not text.startswith(CHOSEN_BY_TORCH)]
         python = requires_python or metadata.metadata(distribution)["Requires-Python"] or ""
     except metadata.PackageNotFoundError:
         return [warning("is not installed, so that versions cannot be checked", distribution, "pip install -e .")]
@@ -118,6 +123,9 @@ def check_versions(
         # A build's local part, such as +cu128, is no other version.
         if not requirement.specifier.contains(found, prereleases=True):
             findings.append(error(f"version {found} is not {range_}", name, f"pip install '{name}{range_}'"))
+        elif name == "torch" and Version(found).release[:2] > Version(TESTED_TORCH).release[:2]:
+            what = f"version {found} is newer than any that was tested ({TESTED_TORCH})"
+            findings.append(warning(what, name, "look at the figures of a short run first"))
         there.append(f"{name} {found}")
     if not findings:
         findings.append(ok(", ".join(there), "versions"))

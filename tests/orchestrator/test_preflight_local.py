@@ -100,8 +100,20 @@ def test_each_wrong_version_is_named_with_the_remedy() -> None:
 
 
 def test_requirements_of_other_systems_and_of_extras_do_not_count() -> None:
-    wanted = ["triton>=3; sys_platform == 'sunos'", "pytest>=8; extra == 'test'"]
+    wanted = ["ray>=3; sys_platform == 'sunos'", "pytest>=8; extra == 'test'"]
     assert [finding.level for finding in versions(wanted, {})] == ["ok"]
+
+
+@pytest.mark.parametrize("there", [{}, {"triton": "3.3.1"}, {"triton": "3.9.0"}])
+def test_which_triton_goes_with_torch_is_for_torch_to_say(there: dict[str, str]) -> None:
+    found = versions(["torch>=2.9", "triton>=3.5; sys_platform == 'linux'"], {"torch": "2.9.0", **there})
+    assert [finding.level for finding in found] == ["ok"]
+
+
+@pytest.mark.parametrize(("torch", "level"), [("2.14.9+cu130", "ok"), ("2.15.0", "warning"), ("3.0.0.dev1", "warning")])
+def test_a_torch_newer_than_tested_is_warned_about(torch: str, level: str) -> None:
+    (finding,) = versions(["torch>=2.9"], {"torch": torch})
+    assert finding.level == level and torch in finding.what
 
 
 def test_this_installation_meets_its_own_requirements() -> None:
