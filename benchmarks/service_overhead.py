@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
-from orchestrator.ledger import read_ledger
+from orchestrator.folder.ledger import read_ledger
+from orchestrator.folder.results import RunResult
 
 STEPS = 2000
 SMALL = {

@@ -1,5 +1,7 @@
 """What can go wrong, as a small tree: the caller decides by class, the user reads one sentence."""
 
+from __future__ import annotations
+
 
 class GolfError(Exception):
     """Base of every failure that is explained to the user in one sentence, without a traceback."""
@@ -27,3 +29,7 @@ class RunError(GolfError):
 
 class NumericsError(RunError):
     """Training diverged: a loss that is not a number. Another try of the same seed would end in the same way."""
+
+
+class LostError(RunError):
+    """A rank's process, node or connection was lost, or shows no sign of life."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from functools import cache
@@ -11,13 +12,12 @@ from typing import Annotated
 import typer
 
 from golf_core.errors import GolfError, RunError, UserError
-from orchestrator.audit_command import audit_command
-from orchestrator.export.app import export_app
-from orchestrator.fetch_command import fetch_command
-from orchestrator.preflight.command import AllowDirty, MaxCost, check_command, plan_command, preflight
-from orchestrator.redaction import Redactor
-from orchestrator.schema_command import schema_command
-from orchestrator.submit import submit_command
+from orchestrator.audit.command import audit_command
+from orchestrator.data.command import fetch_command
+from orchestrator.folder.redaction import Redactor
+from orchestrator.preflight.command import AllowDirty, JobFile, MaxCost, Places, plan_command, preflight
+from orchestrator.submit.command import export_app
+from orchestrator.submit.submit import submit_command
 
 app = typer.Typer(
     name="golf",
@@ -52,10 +52,10 @@ def run(
     max_cost: MaxCost = None,
 ) -> None:
     """Run all seeds of a job: train, export, evaluate; then print the claim."""
-    from orchestrator.cluster import where
-    from orchestrator.driver import resume_job, run_job
+    from orchestrator.job.load import load_job, parse_changes
     from orchestrator.preflight.findings import sentence
-    from orchestrator.spec import load_job, parse_changes
+    from orchestrator.run.cluster import where
+    from orchestrator.run.driver import resume_job, run_job
 
     if resume is not None:
         if job is not None or set_:
@@ -75,9 +75,9 @@ def run(
 @app.command()
 def evaluate(run_folder: RunFolder, set_: Changes = None, address: Address = None) -> None:
     """Evaluate the artifacts of an earlier run again, on any number of ranks; nothing is trained."""
-    from orchestrator.driver import run_job
-    from orchestrator.rerun import earlier_seed, job_of_run
-    from orchestrator.spec import parse_changes
+    from orchestrator.folder.earlier import earlier_seed, job_of_run
+    from orchestrator.job.load import parse_changes
+    from orchestrator.run.driver import run_job
 
     job = job_of_run(run_folder, parse_changes(set_ or []))
     earlier = {seed: earlier_seed(run_folder / f"seed-{seed}", seed) for seed in job.seeds}
@@ -90,7 +90,8 @@ def show(
     csv: Annotated[Path | None, typer.Option(help="Also write one line of figures per seed to this file.")] = None,
 ) -> None:
     """Print the claim table of a finished run, judged anew from its seeds' results."""
-    from orchestrator.rerun import judged_anew, seed_frame
+    from orchestrator.claim.columns import seed_frame
+    from orchestrator.claim.rebuild import judged_anew
 
     result = judged_anew(run_folder)
     if csv is not None:
@@ -104,7 +105,7 @@ def sync(
     uri: Annotated[str | None, typer.Option(help="Another MLflow address than the job's.")] = None,
 ) -> None:
     """Send MLflow what it lacks of a run: after an outage, or into a new store. Nothing is sent twice."""
-    from orchestrator.sync import sync as send
+    from orchestrator.tracking.sync import sync as send
 
     send(run_folder, uri, _redactor(), _say)
 
@@ -112,9 +113,9 @@ def sync(
 @app.command()
 def rebuild(run_folder: RunFolder) -> None:
     """Write a run's results anew from its ledger, judge them, and send MLflow what it lacks."""
-    from orchestrator.extensions import run_written
-    from orchestrator.rebuild import rebuild as write
-    from orchestrator.sync import sync as send
+    from orchestrator.claim.rebuild import rebuild as write
+    from orchestrator.plugins import run_written
+    from orchestrator.tracking.sync import sync as send
 
     result, notes = write(run_folder, _redactor())
     for note in notes:
@@ -136,8 +137,8 @@ def package(
     github_id: Annotated[str | None, typer.Option(help="For submission.json.")] = None,
 ) -> None:
     """Make the folder that the challenge asks for: program, weights, logs, README, submission.json."""
-    from orchestrator.package import package as write_package
-    from orchestrator.submission import Author
+    from orchestrator.package.package import package as write_package
+    from orchestrator.package.submission import Author
 
     place = write_package(run_folder, out, weights, Author(author, github_id), _redactor())
     _say(f"package: {place}")
@@ -155,9 +156,9 @@ def reproduce(
     """Run a package again on this cluster and compare it with its record, figure by figure."""
     from rich.console import Console
 
-    from orchestrator.reproduce import agrees, comparison_table, job_of_record
-    from orchestrator.reproduce import reproduce as run_again
-    from orchestrator.spec import parse_changes
+    from orchestrator.job.load import parse_changes
+    from orchestrator.package.reproduce import agrees, comparison_table, job_of_record
+    from orchestrator.package.reproduce import reproduce as run_again
 
     changes = parse_changes(set_ or [])
     comparisons, result, place = run_again(
@@ -185,8 +186,8 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow on the results."""
-    from orchestrator.mlflow_store import default_uri
-    from orchestrator.ui import serve
+    from orchestrator.tracking.store import default_uri
+    from orchestrator.tracking.ui import serve
 
     serve(uri or default_uri(run_folder.absolute()), port, host)
 
@@ -206,11 +207,58 @@ def verify(
     raise typer.Exit(run_verify(folders, baseline, json, markdown))
 
 
+@app.command()
+def check(
+    job: JobFile,
+    set_: Changes = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Also start a gang on this Ray cluster ('local': one started here), look there and rehearse."
+        ),
+    ] = None,
+    allow_dirty: AllowDirty = False,
+    max_cost: MaxCost = None,
+    places: Places = 1,
+    json: Annotated[Path | None, typer.Option(help="Write findings, projections and cost to this file.")] = None,
+) -> None:
+    """Check everything that can fail before it costs anything: code, versions, room, MLflow, data, GPUs, price.
+
+    Exit code 2: something would fail the run.
+    """
+    from golf_core import records
+    from orchestrator.job.load import load_job, parse_changes
+    from orchestrator.preflight.table import console, show_preflight
+    from orchestrator.run.check import check_on_gang
+
+    loaded = load_job(job, parse_changes(set_ or []))
+    result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)
+    if json is not None:
+        records.save(result, json)
+    show_preflight(result, console())
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference of all fields (docs/job.md) instead.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of job files, which gives editors completion and checks."""
+    if markdown:
+        from orchestrator.job.reference import job_reference
+
+        typer.echo(job_reference(), nl=False)
+        return
+    from orchestrator.job.schema import job_schema
+
+    typer.echo(json.dumps(job_schema(), indent=2))
+
+
 app.command(name="audit")(audit_command)
-app.command(name="check")(check_command)
 app.command(name="plan")(plan_command)
 app.command(name="submit")(submit_command)
-app.command(name="schema")(schema_command)
 app.add_typer(export_app, name="export")
 data_app.command(name="fetch")(fetch_command)
 
@@ -259,7 +307,7 @@ def main() -> None:
 @cache
 def extended() -> typer.Typer:
     """The whole command, with what others add to it."""
-    from orchestrator.extensions import add_commands
+    from orchestrator.plugins import add_commands
 
     add_commands(app)
     return app
@@ -279,8 +327,8 @@ def _say(line: str) -> None:
 def _show(result: object, folder: Path) -> None:
     from rich.console import Console
 
-    from orchestrator.claim import RunResult
-    from orchestrator.table import claim_table
+    from orchestrator.claim.table import claim_table
+    from orchestrator.folder.results import RunResult
 
     assert isinstance(result, RunResult)
     console = Console()

@@ -160,7 +160,7 @@ def test_commands_within_sentences_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("name", ["job.md", "write_a_job.md", "data.md"])
 def test_quoted_parts_of_job_files_are_read(name: str, tmp_path: Path) -> None:
-    from orchestrator.spec import load_job
+    from orchestrator.job.load import load_job
 
     bodies = [body for kind, body in FENCE.findall((DOCS / name).read_text(encoding="utf-8")) if kind == "yaml"]
     assert bodies

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.mlflow_store import FINAL_TAG, KEY_TAG, TRAINING_VIEW, default_uri, masked, sqlite_path, tame_mlflow
-from orchestrator.run_view import RunView
+from orchestrator.folder.view import RunView
+from orchestrator.tracking.store import FINAL_TAG, KEY_TAG, TRAINING_VIEW, default_uri, masked, sqlite_path, tame_mlflow
 
 ASK_EVERY_S = 10.0
 IDLE_S = 0.2

@@ -28,8 +28,8 @@ from dashboards.report.sections.parts import (
 )
 from golf_core.breakdown import Breakdown
 from golf_core.files import write_text
-from orchestrator.intervals import Paired, paired
-from orchestrator.statistics import Summary, summarize, welch
+from orchestrator.claim.statistics import Paired, paired, summarize, welch
+from orchestrator.folder.results import Summary
 
 SMALL = 9
 CLAIMED = "mixture"

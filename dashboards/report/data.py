@@ -15,11 +15,11 @@ from golf_core.breakdown import BREAKDOWN, Breakdown
 from golf_core.errors import ConfigError, GolfError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import DataRecord
-from orchestrator.claim import RunResult, SeedResult
-from orchestrator.rerun import judged_anew
-from orchestrator.run_view import AttemptView, view_of
-from orchestrator.seed_run import AUDIT, DATA, LOG, RESULT
-from orchestrator.spec import Job
+from orchestrator.claim.rebuild import judged_anew
+from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.view import AttemptView, view_of
+from orchestrator.job.load import Job
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import typer
 from golf_core.errors import UserError
 
 if TYPE_CHECKING:
-    from orchestrator.preflight.cost import CostEstimate
+    from orchestrator.job.load import Job
     from orchestrator.preflight.findings import Finding, Preflight
-    from orchestrator.spec import Job
+    from orchestrator.preflight.plan import CostEstimate
 
 JobFile = Annotated[Path, typer.Argument(help="A job file, such as jobs/three_seed.yaml.", show_default=False)]
 Changes = Annotated[
@@ -28,37 +28,6 @@ MaxCost = Annotated[
 ]
 Places = Annotated[int, typer.Option(min=1, help="Seeds that run side by side, each on nodes of its own.")]
 OnGang = Callable[["Job", str], "Preflight"]
-
-
-def check_command(
-    job: JobFile,
-    set_: Changes = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Also start a gang on this Ray cluster ('local': one started here), look there and rehearse."
-        ),
-    ] = None,
-    allow_dirty: AllowDirty = False,
-    max_cost: MaxCost = None,
-    places: Places = 1,
-    json: Annotated[Path | None, typer.Option(help="Write findings, projections and cost to this file.")] = None,
-) -> None:
-    """Check everything that can fail before it costs anything: code, versions, room, MLflow, data, GPUs, price.
-
-    Exit code 2: something would fail the run.
-    """
-    from golf_core import records
-    from orchestrator.driver import check_on_gang
-    from orchestrator.preflight.table import console, show_preflight
-    from orchestrator.spec import load_job, parse_changes
-
-    loaded = load_job(job, parse_changes(set_ or []))
-    result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)
-    if json is not None:
-        records.save(result, json)
-    show_preflight(result, console())
-    raise typer.Exit(result.exit_code)
 
 
 def plan_command(
@@ -76,9 +45,9 @@ def plan_command(
 ) -> None:
     """Say what a job would run, how long, at what price, and how many seeds its claim needs. Starts nothing."""
     from golf_core import records
+    from orchestrator.job.load import load_job, parse_changes
     from orchestrator.preflight.plan import plan
     from orchestrator.preflight.table import console, plan_view, show_findings
-    from orchestrator.spec import load_job, parse_changes
 
     try:
         found = plan(load_job(job, parse_changes(set_ or [])), places, power, sd, gain)
@@ -105,9 +74,9 @@ def preflight(
     With an `address` this machine needs neither GPUs nor data. `on_gang(job, address)` starts a gang, lets its ranks
     call `check_rank`, and returns what `judge_ranks` makes of it.
     """
-    from orchestrator.preflight.cost import estimate
     from orchestrator.preflight.findings import Preflight
     from orchestrator.preflight.local import check_here
+    from orchestrator.preflight.plan import estimate
 
     here = address is None or address == "local"
     findings = check_here(job, allow_dirty, will_run_here=here)

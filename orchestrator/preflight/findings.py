@@ -9,7 +9,7 @@ from typing import Any, Literal
 from golf_core import records
 from golf_core.errors import UserError
 from golf_core.projection import DryRun
-from orchestrator.preflight.cost import CostEstimate
+from orchestrator.preflight.plan import CostEstimate
 
 Level = Literal["error", "warning", "ok"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core.results import MIB
+from orchestrator.job.load import Job
 from orchestrator.preflight.findings import Finding, error, ok, warning
-from orchestrator.spec import Job
 
 LOG_BYTES_PER_STEP, LOG_BYTES_PER_CHUNK = 300, 2000
 """Of the log and the result, measured and rounded up."""

@@ -10,10 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from golf_core.projection import describe
-from orchestrator.preflight.cost import CostEstimate
 from orchestrator.preflight.findings import Finding, Preflight, sentence
-from orchestrator.preflight.plan import Plan
-from orchestrator.preflight.power import PowerPlan
+from orchestrator.preflight.plan import CostEstimate, Plan, PowerPlan
 
 MARKS = {"ok": ("✓ ok", "green"), "warning": ("! warning", "yellow"), "error": ("✗ error", "red")}
 ORDER = ("ok", "warning", "error")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.spec import Budgets
+from orchestrator.job.load import Budgets
 from orchestrator.verify.check_claims import value_text
 from orchestrator.verify.claims import Claim
 from orchestrator.verify.evidence import Evidence, places

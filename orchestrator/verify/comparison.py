@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from orchestrator.statistics import ALPHA, MARGIN_NATS, Test, one_sample, welch
+from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, one_sample, welch
+from orchestrator.folder.results import Test
 from orchestrator.verify.claims import Claim
 from orchestrator.verify.quantities import Quantity, agreement, shown
 from orchestrator.verify.report import Comparison, FinalStage, Finding, SeedScore, Status, Verdict

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-from orchestrator.statistics import Summary, summarize
+from orchestrator.claim.statistics import summarize
+from orchestrator.folder.results import Summary
 from orchestrator.verify.figures import Figure, Run, Stage
 from orchestrator.verify.quantities import Quantity, agreement, shown
 from orchestrator.verify.report import FinalStage, SeedScore

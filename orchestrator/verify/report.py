@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.statistics import Summary, Test
+from orchestrator.folder.results import Summary, Test
 from orchestrator.verify.figures import Figure, LossPoint, Place, Stage
 
 FORMAT = 1

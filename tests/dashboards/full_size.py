@@ -18,9 +18,9 @@ from golf_core.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Grou
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
-from orchestrator.claim import RunResult, SeedResult
-from orchestrator.ledger_figures import figures_of
-from orchestrator.seed_run import AUDIT, DATA, LOG, RESULT, STAGE_FILES
+from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT, STAGE_FILES
+from orchestrator.folder.ledger import figures_of
+from orchestrator.folder.results import RunResult, SeedResult
 
 SEEDS = (42, 1337, 2024)
 SCORERS = ("neural", "mixture", "published")

@@ -21,7 +21,7 @@ from full_size import as_json, full_run
 from run_builders import T0, add_events, begin_run, begin_seed, finish_run, finish_seed, steps
 
 from golf_core.events import Event
-from orchestrator.ledger import Ledger
+from orchestrator.folder.ledger import Ledger
 
 NASTY = "<img src=x onerror=alert(1)>\x1b[31m"
 SYSTEM = {

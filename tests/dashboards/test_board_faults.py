@@ -29,10 +29,10 @@ from dashboards.board.mlflow_look import MlflowLook
 from dashboards.board.registry import Damaged, Registry, Run
 from dashboards.live import MAX_LINE, RunWatcher
 from golf_core.events import Event
-from orchestrator.mlflow_store import default_uri
-from orchestrator.redaction import Redactor
-from orchestrator.run_view import view_of
-from orchestrator.sync import sync
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.view import view_of
+from orchestrator.tracking.store import default_uri
+from orchestrator.tracking.sync import sync
 
 PAGES = ("", "?content=1", "runs/run", "runs/run?content=1", "api/runs", "api/runs/run")
 

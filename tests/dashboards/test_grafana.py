@@ -29,9 +29,9 @@ from tiny import OVERRIDES, golf, only_run, write_job
 from golf_core import records
 from golf_core.events import Event
 from golf_core.files import write_text
-from orchestrator.claim import RunResult
-from orchestrator.ray_metrics import ALL_SERIES, PREFIX, RUN_TAGS, TARGETS, RunMetrics, Series
-from orchestrator.spec import Job
+from orchestrator.folder.results import RunResult
+from orchestrator.job.load import Job
+from orchestrator.run.prometheus import ALL_SERIES, PREFIX, RUN_TAGS, TARGETS, RunMetrics, Series
 
 REPO = Path(__file__).resolve().parents[2]
 GRAFANA = REPO / "dashboards" / "grafana"

@@ -25,9 +25,10 @@ from dashboards.commands import REPORT, write_report
 from dashboards.report import write_comparison, write_run_report
 from golf_core import records
 from golf_core.errors import ConfigError, GolfError
-from orchestrator.claim import RunResult, judge
+from orchestrator.claim.judge import judge
 from orchestrator.cli import extended
-from orchestrator.extensions import run_written
+from orchestrator.folder.results import RunResult
+from orchestrator.plugins import run_written
 
 SCORES = {"neural": 3, "mixture": 4, "published": 5}
 """Columns of the seeds' table, from 1."""

@@ -26,7 +26,7 @@ from dashboards.live import RunState, RunWatcher
 from dashboards.terminal import INTERRUPTED, exit_code, list_runs, run_view, sparkline, watch_run
 from golf_core.errors import ConfigError
 from golf_core.events import Event
-from orchestrator.ledger import Ledger
+from orchestrator.folder.ledger import Ledger
 
 REPO = Path(__file__).resolve().parents[2]
 GPU = {"memory_mib": 40960.0, "memory_total_mib": 81920.0, "utilisation_percent": 97.0}

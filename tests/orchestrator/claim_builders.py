@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, KraftSums, Score, TrainResult
-from orchestrator.claim import RunResult, SeedResult, judge
-from orchestrator.spec import Job, load_job
+from orchestrator.claim.judge import judge
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.job.load import Job, load_job
 
 BASELINE = (1.11922988, 1.12002032, 1.11888882)
 CANDIDATE = (1.11508120, 1.11437394, 1.11475014)

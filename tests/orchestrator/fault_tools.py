@@ -20,9 +20,9 @@ import pytest
 from tiny import OVERRIDES, REPO, only_run, write_job
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
-from orchestrator.ledger import Entry, read_ledger
-from orchestrator.seed_run import STAGE_FILES
+from orchestrator.folder.layout import STAGE_FILES
+from orchestrator.folder.ledger import Entry, read_ledger
+from orchestrator.folder.results import RunResult
 
 # Long enough that each stage can be met in the middle of its work.
 SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}

@@ -13,10 +13,11 @@ from claim_builders import CANDIDATE, audit_record, finished, job
 from golf_core import records
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_text
-from orchestrator.claim import RunResult, SeedResult, judge
-from orchestrator.ledger import Ledger, this_process
-from orchestrator.ledger_figures import figures_of
-from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, begin_log
+from orchestrator.claim.judge import judge
+from orchestrator.folder.layout import LOG, RESULT, STAGE_FILES
+from orchestrator.folder.ledger import Ledger, figures_of, this_process
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.resume import begin_log
 
 T0 = 1_700_000_000.0
 RANKS = [{"node": "node-a", "pid": 1, "device": "NVIDIA H100 80GB HBM3"}] * 8

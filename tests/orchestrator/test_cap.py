@@ -9,7 +9,7 @@ import pytest
 from tiny import golf, only_run, write_job
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
+from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray
 

@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from golf_core import records
 from golf_core.results import EvalResult, KraftSums, Score
-from orchestrator.claim import Claim, Condition, RunResult, SeedResult, judge
-from orchestrator.spec import Job
+from orchestrator.claim.judge import judge
+from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult
+from orchestrator.job.load import Job
 
 
 def condition(claim: Claim, start: str) -> Condition:

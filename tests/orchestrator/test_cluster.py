@@ -16,9 +16,9 @@ import pytest
 from tiny import REPO, golf, only_run, write_job
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
-from orchestrator.cluster import Node, misfit
-from orchestrator.spec import Resources
+from orchestrator.folder.results import RunResult
+from orchestrator.job.load import Resources
+from orchestrator.preflight.nodes import Node, misfit
 
 
 class TestMisfit:
@@ -59,8 +59,8 @@ SIMULATE = """
 import json, sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from orchestrator.driver import run_job
-from orchestrator.spec import load_job
+from orchestrator.run.driver import run_job
+from orchestrator.job.load import load_job
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 for _ in range(int(sys.argv[2])):

@@ -19,8 +19,10 @@ from tiny import write_job
 from typer.testing import CliRunner
 
 from golf_core.errors import UserError
-from orchestrator.export.app import export_app
-from orchestrator.export.rayjob import (
+from orchestrator.job.load import Job, load_job
+from orchestrator.submit.command import export_app
+from orchestrator.submit.entry import worst_case_seconds
+from orchestrator.submit.rayjob import (
     GKE_LABEL,
     MAX_SECONDS,
     RayJobOptions,
@@ -28,8 +30,6 @@ from orchestrator.export.rayjob import (
     manifest_text,
     rayjob_manifest,
 )
-from orchestrator.export.timing import worst_case_seconds
-from orchestrator.spec import Job, load_job
 
 SCHEMA = yaml.safe_load((Path(__file__).parents[1] / "data" / "rayjob_schema.yaml").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

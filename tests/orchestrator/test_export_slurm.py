@@ -21,11 +21,9 @@ from hypothesis import strategies as st
 from tiny import write_job
 
 from golf_core.errors import RunError, UserError
-from orchestrator.export.command import is_plain, run_words, shell_line
-from orchestrator.export.ready import wait_for_nodes
-from orchestrator.export.slurm import SlurmOptions, slurm_script, slurm_time
-from orchestrator.export.timing import worst_case_seconds
-from orchestrator.spec import Job, load_job
+from orchestrator.job.load import Job, load_job
+from orchestrator.submit.entry import is_plain, run_words, shell_line, wait_for_nodes, worst_case_seconds
+from orchestrator.submit.slurm import SlurmOptions, slurm_script, slurm_time
 
 OPTIONS = SlurmOptions(project=Path("/project"), environment=Path("/project/.venv"))
 HOSTILE = "a b'\"$(touch pwned)`touch pwned`\n;touch pwned #\\*~é&|<>@@RUN@@"
@@ -171,7 +169,7 @@ class TestTheScriptRuns:
         assert run["args"][:4] == ["run", "jobs/tiny.yaml", "--set", "seeds=[1, 2]"]
         (port,) = [a.removeprefix("--port=") for a in head["args"] if a.startswith("--port=")]
         assert run["args"][4:] == ["--address", f"127.0.0.1:{port}"]
-        assert ready["args"][:4] == ["-m", "orchestrator.export.ready", f"127.0.0.1:{port}", "1"]
+        assert ready["args"][:4] == ["-m", "orchestrator.submit.entry", f"127.0.0.1:{port}", "1"]
         assert head["at"] < ready["at"] < run["at"]
         assert {"--head", "--block", "--num-cpus=1", "--num-gpus=0"} <= set(head["args"])
         tokens = {call["token"] for call in (head, run, ready)}
@@ -326,7 +324,7 @@ class TestWhatSlurmIsAskedFor:
     def test_the_command(self, tmp_path: Path) -> None:
         from typer.testing import CliRunner
 
-        from orchestrator.export.app import export_app
+        from orchestrator.submit.command import export_app
 
         out = tmp_path / "job.sh"
         path = write_job(tmp_path)

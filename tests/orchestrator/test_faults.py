@@ -26,7 +26,7 @@ from fault_tools import (  # noqa: F401
 from tiny import golf
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
+from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray
 

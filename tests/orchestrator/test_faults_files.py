@@ -21,9 +21,9 @@ from golf_core.errors import RunError
 from golf_core.files import sha256
 from golf_core.records import load, save
 from golf_core.train.snapshot import SNAPSHOT_NAME, latest_snapshot
-from orchestrator import driver
 from orchestrator.cli import main
-from orchestrator.resume import remains_of
+from orchestrator.folder.resume import remains_of
+from orchestrator.run import driver
 
 pytestmark = pytest.mark.ray
 

@@ -14,8 +14,8 @@ from broken_servers import fails, hangs, server
 from fault_tools import Service, Tell, check_whole, in_stage, job, place, tell, undisturbed  # noqa: F401
 from tiny import golf
 
-from orchestrator.mlflow_store import default_uri
-from orchestrator.ui import server_process, wait_until_healthy
+from orchestrator.tracking.store import default_uri
+from orchestrator.tracking.ui import server_process, wait_until_healthy
 
 pytestmark = pytest.mark.ray
 OUTSIDE = "MLflow has not got everything"

@@ -31,7 +31,7 @@ from test_cluster import end_group, free_ports
 from tiny import REPO, only_run
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
+from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray
 

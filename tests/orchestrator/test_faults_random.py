@@ -25,7 +25,7 @@ from fault_tools import (  # noqa: F401
 )
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
+from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray
 

@@ -12,8 +12,8 @@ from fault_tools import SLOWER, Service, Tell, figures, in_stage, job, no_orphan
 from golf_core.files import write_bytes
 from golf_core.records import load
 from golf_core.train.snapshot import SNAPSHOT_NAME, is_whole
-from orchestrator.claim import RunResult, SeedResult
-from orchestrator.ledger import read_ledger
+from orchestrator.folder.ledger import read_ledger
+from orchestrator.folder.results import RunResult, SeedResult
 
 pytestmark = pytest.mark.ray
 

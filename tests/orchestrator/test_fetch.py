@@ -28,12 +28,12 @@ from typer.testing import CliRunner
 from golf_core.data.manifest import MANIFEST, check_data, load_manifest
 from golf_core.data.shards import read_shard, write_shard
 from golf_core.errors import ConfigError, DataError, GolfError
-from orchestrator import fetch as fetching
-from orchestrator.fetch import Fetched, FetchProgress, default_folder, ensure_data, fetch
-from orchestrator.fetch_folder import INCOMING, RECORD
-from orchestrator.fetch_hub import HubError, Listing, Patience, RemoteFile
-from orchestrator.fetch_plan import PUBLISHED_MANIFEST, choose_folder, choose_shards, choose_tokenizer
-from orchestrator.fetch_spec import Fetch, fetch_of_options
+from orchestrator.data import fetch as fetching
+from orchestrator.data.fetch import Fetched, FetchProgress, default_folder, ensure_data, fetch
+from orchestrator.data.folder import INCOMING, RECORD
+from orchestrator.data.hub import HubError, Listing, Patience, RemoteFile
+from orchestrator.data.plan import PUBLISHED_MANIFEST, choose_folder, choose_shards, choose_tokenizer
+from orchestrator.job.sections import Fetch, fetch_of_options
 
 VOCAB = 1024
 FOLDER = "datasets/datasets/fineweb10B_sp1024"
@@ -278,8 +278,8 @@ def test_a_failed_fetch_is_gone_on_with_by_the_next(hub: HubServer, tmp_path: Pa
 def test_a_killed_fetch_is_gone_on_with_by_the_next(hub: HubServer, tmp_path: Path) -> None:
     hub.drops[f"{FOLDER}/{TRAIN[1]}"] = [6000]
     program = (
-        "import sys; from pathlib import Path; from orchestrator.fetch import fetch\n"
-        "from orchestrator.fetch_hub import Patience; from orchestrator.fetch_spec import Fetch\n"
+        "import sys; from pathlib import Path; from orchestrator.data.fetch import fetch\n"
+        "from orchestrator.data.hub import Patience; from orchestrator.job.sections import Fetch\n"
         "fetch(Fetch(train_shards=3, repo=sys.argv[1], endpoint=sys.argv[2]), Path(sys.argv[3]), workers=1,\n"
         "      patience=Patience(first_wait=60))\n"
     )
@@ -469,14 +469,14 @@ def test_what_is_no_hub(hub: HubServer, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_full_disk_is_seen_before(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.fetch_folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("orchestrator.data.folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"bytes are still to be fetched and 1,000 are free; free some space"):
         get(hub, tmp_path / "data")
     assert not any("/large/" in request for request in hub.requests)
 
 
 def test_a_disk_that_fills_up(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.fetch_hub.Path.open", _full)
+    monkeypatch.setattr("orchestrator.data.hub.Path.open", _full)
     with pytest.raises(DataError, match=r"the disk is full; free some space.*--out"):
         get(hub, tmp_path / "data")
 
@@ -570,7 +570,7 @@ def test_a_listing_of_another_kind(hub: HubServer, tmp_path: Path, entry: dict[s
 
 
 def test_an_endless_listing_is_cut_off(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.fetch_hub.MAX_ENTRIES", 5)
+    monkeypatch.setattr("orchestrator.data.hub.MAX_ENTRIES", 5)
     hub.page = 2
     with pytest.raises(DataError, match=r"more than 5 files"):
         get(hub, tmp_path / "data")
@@ -753,7 +753,7 @@ def test_sizes_of_vocabularies() -> None:
 def test_the_command(hub: HubServer, tmp_path: Path) -> None:
     import typer
 
-    from orchestrator.fetch_command import fetch_command
+    from orchestrator.data.command import fetch_command
 
     app = typer.Typer()
     app.command()(fetch_command)
@@ -768,7 +768,7 @@ def test_the_command(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_a_line_of_progress() -> None:
-    from orchestrator.fetch_command import progress_line
+    from orchestrator.data.command import progress_line
 
     half = FetchProgress(done_bytes=100_000_000, total_bytes=200_000_000, bytes_per_second=2e6)
     assert progress_line(half) == "fetch 100.0/200.0 MB (50%)  2.0 MB/s  ETA 50.0 s"
@@ -777,7 +777,7 @@ def test_a_line_of_progress() -> None:
 
 def test_the_command_loads_nothing_before_it_runs() -> None:
     program = (
-        "import sys, orchestrator.fetch_command; print([m for m in ('numpy', 'huggingface_hub') if m in sys.modules])"
+        "import sys, orchestrator.data.command; print([m for m in ('numpy', 'huggingface_hub') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -25,12 +25,12 @@ from golf_core import records
 from golf_core.files import sha256
 from golf_core.records import to_dict
 from golf_core.results import DataRecord
-from orchestrator.fetch_folder import RECORD, FetchRecord, record_of, size_of
-from orchestrator.fetch_plan import read_manifest, stated_shards
-from orchestrator.ledger import LEDGER, Entry, Ledger, read_ledger
-from orchestrator.resume import Remains, remains_of
-from orchestrator.seed_log import read_events, seed_log
-from orchestrator.seed_run import LOG, RESULT, STAGE_FILES
+from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
+from orchestrator.data.plan import read_manifest, stated_shards
+from orchestrator.folder.layout import LEDGER, LOG, RESULT, STAGE_FILES
+from orchestrator.folder.ledger import Entry, Ledger, read_ledger
+from orchestrator.folder.resume import Remains, remains_of
+from orchestrator.folder.seed_log import read_events, seed_log
 from orchestrator.verify import log_reader
 from orchestrator.verify.folder import RecordFolder, read_folder
 from orchestrator.verify.page import page
@@ -155,10 +155,10 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pathlib import Path
 from golf_core.errors import GolfError
-from orchestrator.ledger import read_ledger
-from orchestrator.seed_log import read_events
-from orchestrator.resume import remains_of
-from orchestrator.fetch_plan import read_manifest
+from orchestrator.folder.ledger import read_ledger
+from orchestrator.folder.seed_log import read_events
+from orchestrator.folder.resume import remains_of
+from orchestrator.data.plan import read_manifest
 place = Path(sys.argv[1])
 for read in (lambda: read_ledger(place), lambda: read_events(place / "log.jsonl"), lambda: remains_of(place)):
     try:

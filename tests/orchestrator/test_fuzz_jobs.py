@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from golf_core.errors import ConfigError
-from orchestrator.job_file import MAX_VALUES
-from orchestrator.rerun import JOB, job_of_run
-from orchestrator.spec import Job, load_job
+from orchestrator.folder.earlier import job_of_run
+from orchestrator.folder.layout import JOB
+from orchestrator.job.document import MAX_VALUES
+from orchestrator.job.load import Job, load_job
 
 PROJECT = Path(__file__).parents[2]
 SMOKE = PROJECT / "jobs" / "smoke.yaml"
@@ -144,7 +145,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pathlib import Path
 from golf_core.errors import ConfigError
-from orchestrator.spec import load_job
+from orchestrator.job.load import load_job
 for name in sys.argv[1:]:
     try:
         print(name, "read", load_job(Path(name)).name)

@@ -10,10 +10,9 @@ from claim_builders import finished, job
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.claim import judge
-from orchestrator.intervals import gain_bound, paired
-from orchestrator.job_sections import Baseline
-from orchestrator.statistics import ALPHA, one_sample, welch
+from orchestrator.claim.judge import judge
+from orchestrator.claim.statistics import ALPHA, gain_bound, one_sample, paired, welch
+from orchestrator.job.sections import Baseline
 
 BPBS = st.lists(st.floats(0.9, 1.3), min_size=2, max_size=6)
 

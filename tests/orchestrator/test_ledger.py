@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf_core.errors import ConfigError, RunError
-from orchestrator.ledger import LEDGER, Ledger, read_ledger
+from orchestrator.folder.layout import LEDGER
+from orchestrator.folder.ledger import Ledger, read_ledger
 
 
 def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from orchestrator.ledger import Ledger
+from orchestrator.folder.ledger import Ledger
 ledger = Ledger(Path({str(tmp_path)!r}))
 ledger.append("note", n=1)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -73,7 +74,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 import resource, signal
 from pathlib import Path
 from golf_core.errors import RunError
-from orchestrator.ledger import Ledger
+from orchestrator.folder.ledger import Ledger
 ledger = Ledger(Path({str(tmp_path)!r}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

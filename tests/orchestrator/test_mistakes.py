@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import REPO, golf, write_job
 
-from orchestrator.spec import load_job
+from orchestrator.job.load import load_job
 
 
 def refused(folder: Path, job: Path, *sentences: str) -> None:

@@ -29,18 +29,16 @@ from golf_core import records
 from golf_core.events import Event
 from golf_core.files import sha256
 from golf_core.results import DataRecord
-from orchestrator.claim import RunResult
-from orchestrator.mirror import Mirror, OutageError
-from orchestrator.mlflow_content import attempt_ending, claim_metrics, digest_of, parent_ending
-from orchestrator.mlflow_model import model_of
-from orchestrator.mlflow_notes import claim_note, escaped, running_note
-from orchestrator.mlflow_series import points_of, series
-from orchestrator.mlflow_store import MAX_TAG_CHARS, Store, default_uri
-from orchestrator.mlflow_table import COLUMNS, VIEW_TAG
-from orchestrator.redaction import Redactor
-from orchestrator.rerun import seed_frame
-from orchestrator.run_view import view_of
-from orchestrator.seed_figures import seed_metrics
+from orchestrator.claim.columns import seed_frame, seed_metrics
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import RunResult
+from orchestrator.folder.view import view_of
+from orchestrator.tracking.content import attempt_ending, claim_metrics, digest_of, parent_ending
+from orchestrator.tracking.model import model_of
+from orchestrator.tracking.notes import claim_note, escaped, running_note
+from orchestrator.tracking.series import points_of, series
+from orchestrator.tracking.store import COLUMNS, MAX_TAG_CHARS, VIEW_TAG, Store, default_uri
+from orchestrator.tracking.sync import Mirror, OutageError
 
 EXPERIMENT = "parameter-golf"
 PLAIN = Redactor.from_environment({})

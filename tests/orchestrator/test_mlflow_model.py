@@ -28,10 +28,10 @@ from golf_core.distributed import single
 from golf_core.files import sha256
 from golf_core.results import DataRecord
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
-from orchestrator.mirror import Mirror
-from orchestrator.mlflow_store import Store, default_uri
-from orchestrator.redaction import Redactor
-from orchestrator.run_view import view_of
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.view import view_of
+from orchestrator.tracking.store import Store, default_uri
+from orchestrator.tracking.sync import Mirror
 
 SHORT = "Two cores give about 12,000 tokens a second – naïve, but honest."
 LONG = "def mean(values):\n    return sum(values) / len(values)\n\n# It goes on and on.\n" * 40

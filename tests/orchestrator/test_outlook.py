@@ -10,8 +10,8 @@ from claim_builders import BASELINE, CANDIDATE, audit_record, eval_result, faile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.outlook import out_of_reach
-from orchestrator.statistics import ALPHA, one_sample, reachable_p, welch
+from orchestrator.claim.judge import out_of_reach
+from orchestrator.claim.statistics import ALPHA, one_sample, reachable_p, welch
 
 
 def test_good_seeds_leave_it_within_reach() -> None:

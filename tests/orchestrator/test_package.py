@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from golf_core import files, records
 from golf_core.errors import ConfigError
-from orchestrator.claim import RunResult
 from orchestrator.cli import app
-from orchestrator.package import package, requirements
-from orchestrator.record import Record, load_record, portable, without_paths
-from orchestrator.reproduce import agrees, compare, compare_data, job_of_record
-from orchestrator.submission import Author, finished_seeds
+from orchestrator.folder.results import RunResult
+from orchestrator.package.manifest import Record, load_record, portable, without_paths
+from orchestrator.package.package import package, requirements
+from orchestrator.package.reproduce import agrees, compare, compare_data, job_of_record
+from orchestrator.package.submission import Author, finished_seeds
 
 pytestmark = pytest.mark.ray
 
@@ -163,7 +163,7 @@ def test_what_differs_is_shown_and_ends_with_code_1(run: Path, packed: Path, mon
     changed = replace(seed.evaluate, neural=replace(seed.evaluate.neural, bpb=seed.evaluate.neural.bpb + 1e-3))
     again = replace(result, seeds=(replace(result.seeds[0], evaluate=changed),))
     for outcome, code in ((result, 0), (again, 1)):
-        monkeypatch.setattr("orchestrator.driver.run_job", lambda *_, outcome=outcome: (outcome, run))
+        monkeypatch.setattr("orchestrator.run.driver.run_job", lambda *_, outcome=outcome: (outcome, run))
         done = CliRunner().invoke(app, ["reproduce", str(packed), "--evaluate-only"])
         assert done.exit_code == code, done.output
         assert (re.search(r"42 +BPB neural .*\+0.001 +1e-06 +differs", done.stdout) is not None) == bool(code)

@@ -12,13 +12,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.job_sections import Baseline
-from orchestrator.limits import phase_limits
+from orchestrator.job.limits import phase_limits
+from orchestrator.job.load import Job, load_job
+from orchestrator.job.sections import Baseline
 from orchestrator.preflight.command import judge_cost
-from orchestrator.preflight.cost import DRY_RUN_S, estimate
-from orchestrator.preflight.plan import plan
-from orchestrator.preflight.power import least_excess, plan_power, seeds_for, success
-from orchestrator.spec import Job, load_job
+from orchestrator.preflight.plan import DRY_RUN_S, estimate, least_excess, plan, plan_power, seeds_for, success
 
 REPO = Path(__file__).resolve().parents[2]
 BASELINE = [1.11922988, 1.12002032, 1.11888882]
@@ -79,7 +77,7 @@ def test_power_against_a_mean_is_that_of_the_noncentral_t(excess: float, sd: flo
 @given(st.floats(1e-3, 3e-3), st.integers(3, 8), st.integers(0, 1000))
 def test_power_against_values_is_that_of_welchs_test(excess: float, n: int, seed: int) -> None:
     """Against the test itself on many samples."""
-    from orchestrator.statistics import welch
+    from orchestrator.claim.statistics import welch
 
     sd, margin, samples = 6e-4, 0.003, 3000
     random = np.random.default_rng(seed)

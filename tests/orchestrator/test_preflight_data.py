@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf_core.data.shards import read_shard, write_shard
-from orchestrator.preflight.data import check_data_folder, judge_overlap
+from orchestrator.preflight.data import BLOCK, WINDOW, Overlap, check_data_folder, judge_overlap, overlap
 from orchestrator.preflight.findings import Finding
-from orchestrator.preflight.overlap import BLOCK, WINDOW, Overlap, overlap
 
 
 def tokens(n: int, seed: int = 0, vocab: int = 1024) -> np.ndarray:
@@ -135,7 +134,7 @@ def test_windows_are_found_wherever_they_are(
 
 
 def test_windows_across_block_ends_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.preflight.overlap.BLOCK", 1000)
+    monkeypatch.setattr("orchestrator.preflight.data.BLOCK", 1000)
     val = tokens(WINDOW, seed=1)
     text = tokens(5000)
     text[1000 - 30 : 1000 - 30 + WINDOW] = val

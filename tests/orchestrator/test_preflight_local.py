@@ -21,11 +21,12 @@ from tiny import write_job
 from typer.testing import CliRunner
 
 from golf_core import records
-from orchestrator.preflight.command import check_command, plan_command, preflight
+from orchestrator.job.load import Job, load_job
+from orchestrator.preflight.command import plan_command, preflight
 from orchestrator.preflight.findings import Finding, Preflight, PreflightError, error, ok, sentence
 from orchestrator.preflight.local import check_commit, check_here, check_mlflow, check_versions
 from orchestrator.preflight.room import check_disk, check_shm, need_of, parameters
-from orchestrator.spec import Job, load_job
+from orchestrator.run.check import check_command
 
 REPO = Path(__file__).resolve().parents[2]
 CLEAN = {"git_commit": "0" * 40, "git_dirty": "false"}
@@ -215,7 +216,7 @@ def test_a_machine_without_gpus_lists_what_is_missing(tmp_path: Path, monkeypatc
 
 
 def nothing() -> Any:
-    from orchestrator.cluster import Node
+    from orchestrator.preflight.nodes import Node
 
     return Node("this machine", {"CPU": 64.0, "GPU": 0.0})
 
@@ -278,7 +279,7 @@ def test_plan_says_what_it_takes(tmp_path: Path) -> None:
 def test_plan_needs_neither_torch_nor_ray() -> None:
     script = (
         "import sys; from pathlib import Path; from orchestrator.preflight import command, plan, table;"
-        "from orchestrator.spec import load_job; plan.plan(load_job(Path('jobs/three_seed.yaml')));"
+        "from orchestrator.job.load import load_job; plan.plan(load_job(Path('jobs/three_seed.yaml')));"
         "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=False)

@@ -19,10 +19,16 @@ from golf_core import records
 from golf_core.distributed import Ranks, single
 from golf_core.errors import ConfigError
 from golf_core.projection import AllReduce, DryRun
+from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.findings import Preflight, PreflightError
-from orchestrator.preflight.on_rank import RankReport, check_rank, judge_ranks, request_of
-from orchestrator.preflight.rehearsal import judge_dry_run, judge_gpu_all_reduce
-from orchestrator.spec import Job, load_job
+from orchestrator.preflight.on_rank import (
+    RankReport,
+    check_rank,
+    judge_dry_run,
+    judge_gpu_all_reduce,
+    judge_ranks,
+    request_of,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from golf_core.errors import ConfigError, NumericsError, RunError
+from golf_core.errors import ConfigError, LostError, NumericsError, RunError
 from golf_core.events import Event
-from orchestrator.failures import DeviceMemoryError, LimitError, LostError, kind_of, of_rank
-from orchestrator.pulse import PULSE_EVERY_S, Pulse, Steadiness
+from orchestrator.run.failures import DeviceMemoryError, LimitError, kind_of, of_rank
+from orchestrator.run.heartbeat import PULSE_EVERY_S, Pulse, Steadiness
 
 
 class World:

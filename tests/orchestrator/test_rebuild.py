@@ -13,12 +13,13 @@ from tiny import golf
 from golf_core import records
 from golf_core.errors import ConfigError, RunError
 from golf_core.events import Event
-from orchestrator.claim import RunResult, SeedResult
-from orchestrator.ledger import LEDGER, Ledger, in_use
-from orchestrator.rebuild import rebuild
-from orchestrator.redaction import Redactor
-from orchestrator.resume import remains_of
-from orchestrator.run_view import view_of
+from orchestrator.claim.rebuild import rebuild
+from orchestrator.folder.layout import LEDGER
+from orchestrator.folder.ledger import Ledger, in_use
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.resume import remains_of
+from orchestrator.folder.view import view_of
 
 PLAIN = Redactor.from_environment({})
 

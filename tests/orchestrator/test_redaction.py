@@ -19,12 +19,13 @@ from golf_core.artifact.program.strip import strip
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
 from golf_core.results import DataRecord
-from orchestrator.claim import RunResult, judge
-from orchestrator.ledger import LEDGER, Ledger, read_ledger
-from orchestrator.package import package
-from orchestrator.record import load_record
-from orchestrator.redaction import REDACTED, Redactor
-from orchestrator.seed_run import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
+from orchestrator.claim.judge import judge
+from orchestrator.folder.layout import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, READABLE, RESULT
+from orchestrator.folder.ledger import Ledger, read_ledger
+from orchestrator.folder.redaction import REDACTED, Redactor
+from orchestrator.folder.results import RunResult
+from orchestrator.package.manifest import load_record
+from orchestrator.package.package import package
 
 SECRETS = {
     "HF_TOKEN": "correct-horse",

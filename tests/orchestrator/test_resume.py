@@ -12,10 +12,10 @@ from claim_builders import CANDIDATE, audit_record, finished, job
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
-from orchestrator.claim import SeedResult
-from orchestrator.ledger import Ledger
-from orchestrator.resume import remains_of
-from orchestrator.seed_run import LOG, RESULT, STAGE_FILES, begin_log
+from orchestrator.folder.layout import LOG, RESULT, STAGE_FILES
+from orchestrator.folder.ledger import Ledger
+from orchestrator.folder.results import SeedResult
+from orchestrator.folder.resume import begin_log, remains_of
 
 
 @pytest.fixture

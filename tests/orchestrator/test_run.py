@@ -16,7 +16,7 @@ from tiny import REPO, golf, only_run, write_job
 
 from golf_core.audit.report import AuditReport
 from golf_core.records import load
-from orchestrator.claim import RunResult
+from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from golf_core.config import GolfConfig, preset
 from golf_core.errors import ConfigError
-from orchestrator.spec import Baseline, DataFiles, Job, load_job, parse_changes
+from orchestrator.job.load import Baseline, DataFiles, Job, load_job, parse_changes
 
 PROJECT = Path(__file__).parents[2]
 SMOKE = PROJECT / "jobs" / "smoke.yaml"

@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from orchestrator import statistics as s
+from orchestrator.claim import statistics as s
 
 CANDIDATE = [1.11508120, 1.11437394, 1.11475014]
 BASELINE = [1.11922988, 1.12002032, 1.11888882]

@@ -21,12 +21,11 @@ from test_cluster import end_group, free_ports, fresh_home, wait_for_dashboard
 from tiny import REPO, write_job
 
 from golf_core.errors import GolfError, RunError, UserError
-from orchestrator import submit as module
-from orchestrator.cluster import ClusterError
-from orchestrator.export.follow import Follower, JobEnd, Patience, wait_for_end
-from orchestrator.export.upload import files_to_upload, write_package
-from orchestrator.spec import load_job
-from orchestrator.submit import (
+from orchestrator.job.load import load_job
+from orchestrator.preflight.nodes import ClusterError
+from orchestrator.submit import submit as module
+from orchestrator.submit.follow import Follower, JobEnd, Patience, wait_for_end
+from orchestrator.submit.submit import (
     after_interrupt,
     bounded,
     check_version,
@@ -38,6 +37,7 @@ from orchestrator.submit import (
     plan,
     submit,
 )
+from orchestrator.submit.upload import files_to_upload, write_package
 
 ADDRESS = "http://127.0.0.1:8265"
 HASTY = Patience(answer=0.2, quiet=0.02, connection=0.1, lost=0.3, closed=0.3, retry=0.01)

@@ -16,8 +16,8 @@ from tiny import golf, only_run, write_job
 from golf_core.events import Event
 from golf_core.plain_log import event_line
 from golf_core.results import MIB
-from orchestrator.pulse import Steadiness
-from orchestrator.system_sampler import Sampler
+from orchestrator.run.heartbeat import Steadiness
+from orchestrator.run.sampler import Sampler
 
 FIGURES = {"elapsed_s", "cpu_percent", "memory_mib", "memory_total_mib", "process_memory_mib", "gpus"}
 

@@ -7,8 +7,8 @@ import pytest
 from claim_builders import eval_result, failed, job, run_result, three, train_result
 from rich.console import Console
 
-from orchestrator.claim import RunResult
-from orchestrator.table import claim_table
+from orchestrator.claim.table import claim_table
+from orchestrator.folder.results import RunResult
 
 
 def printed(result: RunResult, width: int = 110, encoding: str = "utf-8") -> str:

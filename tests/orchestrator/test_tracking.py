@@ -32,13 +32,11 @@ from run_builders import (
 
 from golf_core.errors import RunError
 from golf_core.events import Event
-from orchestrator import mirror as mirror_module
-from orchestrator.mirror import Mirror, OutageError, sole_writer
-from orchestrator.mlflow_series import series
-from orchestrator.mlflow_store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
-from orchestrator.redaction import Redactor
-from orchestrator.sync import sync
-from orchestrator.tracking import Tracker
+from orchestrator.folder.redaction import Redactor
+from orchestrator.tracking import sync as mirror_module
+from orchestrator.tracking.series import series
+from orchestrator.tracking.store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
+from orchestrator.tracking.sync import Mirror, OutageError, Tracker, sole_writer, sync
 
 EXPERIMENT = "parameter-golf"
 CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
@@ -326,7 +324,7 @@ def tracked(folder: Path, uri: str | None = None) -> tuple[Tracker, list[str]]:
 
 
 def test_a_run_is_copied_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.tracking.PASS_EVERY_S", 0.05)
+    monkeypatch.setattr("orchestrator.tracking.sync.PASS_EVERY_S", 0.05)
     folder = tmp_path / "run"
     ledger = begin_run(folder)
     tracker, warnings = tracked(folder)
@@ -381,7 +379,7 @@ def test_an_outage_is_sat_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    monkeypatch.setattr("orchestrator.tracking.PASS_EVERY_S", 0.05)
+    monkeypatch.setattr("orchestrator.tracking.sync.PASS_EVERY_S", 0.05)
     real, tries = MlflowClient.log_batch, []
 
     def flaky(self: Any, *args: Any, **given: Any) -> Any:
@@ -422,8 +420,8 @@ def test_a_store_that_forgets_is_written_anew(tmp_path: Path) -> None:
 
 def test_two_processes_on_a_new_store(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     program = (
-        "import sys; from pathlib import Path; from orchestrator.sync import sync\n"
-        "from orchestrator.redaction import Redactor\n"
+        "import sys; from pathlib import Path; from orchestrator.tracking.sync import sync\n"
+        "from orchestrator.folder.redaction import Redactor\n"
         "sync(Path(sys.argv[1]), None, Redactor.from_environment({}), print)"
     )
     folders = [tmp_path / "run-1", tmp_path / "run-2"]
@@ -493,5 +491,5 @@ def test_addresses_without_a_file(uri: str) -> None:
 
 
 def test_import_is_light() -> None:
-    program = "import sys, orchestrator.tracking, orchestrator.ui; sys.exit('mlflow' in sys.modules)"
+    program = "import sys, orchestrator.tracking.sync, orchestrator.tracking.ui; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -13,8 +13,8 @@ from fault_tools import check_ledger, figures
 from tiny import REPO, only_run, write_job
 
 from golf_core.records import load
-from orchestrator.claim import RunResult
-from orchestrator.turnstile import GONE_S, Turnstile
+from orchestrator.folder.results import RunResult
+from orchestrator.run.job_queue import GONE_S, Turnstile
 
 
 class TestTurnstile:
@@ -45,7 +45,7 @@ import subprocess, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, remove_placement_group
-from orchestrator.turnstile import GONE_S
+from orchestrator.run.job_queue import GONE_S
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=2)

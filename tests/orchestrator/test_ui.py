@@ -18,10 +18,10 @@ from run_builders import add_events, begin_run, begin_seed, chunks, finish_run, 
 
 from golf_core.errors import UserError
 from golf_core.events import Event
-from orchestrator.mlflow_store import TRAINING_VIEW, default_uri
-from orchestrator.redaction import Redactor
-from orchestrator.sync import sync
-from orchestrator.ui import NoResultsError, serve
+from orchestrator.folder.redaction import Redactor
+from orchestrator.tracking.store import TRAINING_VIEW, default_uri
+from orchestrator.tracking.sync import sync
+from orchestrator.tracking.ui import NoResultsError, serve
 
 ARGUMENTS = [
     "--headless=new",
@@ -44,7 +44,7 @@ def serving(uri: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = "import sys; from orchestrator.ui import serve; serve(sys.argv[1], int(sys.argv[2]))"
+    program = "import sys; from orchestrator.tracking.ui import serve; serve(sys.argv[1], int(sys.argv[2]))"
     server = subprocess.Popen([sys.executable, "-c", program, uri, str(port)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

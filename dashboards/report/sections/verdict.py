@@ -20,9 +20,8 @@ from dashboards.report.sections.parts import (
     seed_colour,
     words,
 )
-from orchestrator.claim import SeedResult
-from orchestrator.intervals import gain_bound
-from orchestrator.statistics import ALPHA, MARGIN_NATS, Summary, summarize
+from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
+from orchestrator.folder.results import SeedResult, Summary
 
 Figures = Callable[[SeedResult], float | None]
 

@@ -1,0 +1,1 @@
+"""`golf audit`: somebody's scorer, or a run's own evaluation, as a black box."""

@@ -1,0 +1,1 @@
+"""From the seeds' results to a verdict: statistics, judgement, tables."""

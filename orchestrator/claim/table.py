@@ -1,0 +1,201 @@
+"""A run's result as tables for the terminal: scores, cost, tests, conditions, verdict.
+
+Every mark has its word beside it, so that nothing depends on colour; the tables fit 80 columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.claim.statistics import MARGIN_NATS, summarize
+from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult, Summary, Test
+from orchestrator.job.load import Job
+
+Figure = Callable[[SeedResult], float | None]
+
+_STYLES = {"claim": "bold green", "no claim": "bold red", "too few seeds": "bold yellow"}
+
+
+def claim_table(result: RunResult) -> Group:
+    """Everything that a reader needs to believe or doubt the verdict, and the verdict last."""
+    job = Job.from_dict(result.job)
+    parts: list[RenderableType] = [
+        _heading(f"{result.name}: bits per byte of each seed"),
+        _scores(result),
+        Text(
+            "* not a code length: one of its experts is no probability distribution; + mean ln Z is its cost",
+            "dim",
+        ),
+        _heading("Cost of each seed"),
+        _cost(result, job),
+        *(_item(f"weights of seed {s.seed}", s.export.summary) for s in result.seeds if s.export),
+        *(Text(f"seed {seed.seed} failed: {seed.error}", "red") for seed in result.seeds if seed.status == "failed"),
+        _heading("Means over the seeds, and the baseline"),
+        _means(result.claim, job),
+        *((Text(""), _tests(result.claim.tests)) if result.claim.tests else ()),
+        _heading("Conditions of a claim"),
+        _conditions(result.claim.conditions),
+        *(_item("note", note) for note in result.claim.notes),
+        Text(""),
+        Text(result.claim.sentence, _STYLES[result.claim.verdict]),
+    ]
+    return Group(*parts)
+
+
+class _Mark:
+    """✓, ✗ or ? with its word, or the word alone where the terminal knows only ASCII."""
+
+    def __init__(self, holds: bool | None) -> None:
+        self.mark, self.word, self.style = {
+            True: ("✓", "holds", "green"),
+            False: ("✗", "fails", "bold red"),
+            None: ("?", "unknown", "yellow"),
+        }[holds]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.word if options.ascii_only else f"{self.mark} {self.word}", self.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(len(self.word) + 2, len(self.word) + 2)
+
+
+def _scores(result: RunResult) -> Table:
+    columns: list[tuple[str, int, Figure]] = [
+        ("neural", 5, lambda s: s.evaluate.neural.bpb if s.evaluate else None),
+        ("mixture", 5, lambda s: s.evaluate.mixture.bpb if s.evaluate and s.evaluate.mixture else None),
+        (
+            "published*",
+            5,
+            lambda s: s.evaluate.published.bpb if s.evaluate and s.evaluate.published else None,
+        ),
+        ("mean ln Z", 4, lambda s: s.evaluate.mean_log_z if s.evaluate else None),
+        ("unigram\nexpert", 5, lambda s: s.evaluate.expert_bpb.get("unigram") if s.evaluate else None),
+    ]
+    return _by_seed(result.seeds, columns, summarized=True)
+
+
+def _cost(result: RunResult, job: Job) -> Table:
+    columns: list[tuple[str, int, Figure]] = [
+        ("weight\nbytes", 0, lambda s: s.export.weight_bytes if s.export else None),
+        ("code\nbytes", 0, lambda s: s.export.code_bytes if s.export else None),
+        ("total\nbytes", 0, lambda s: s.export.total_bytes if s.export else None),
+        ("steps", 0, lambda s: s.train.steps if s.train else None),
+        ("ms a\nstep", 1, lambda s: s.train.ms_per_step if s.train else None),
+        ("train\ns", 1, lambda s: s.train.train_seconds if s.train else None),
+        ("export\ns", 1, lambda s: s.export.export_seconds if s.export else None),
+        ("eval\ns", 1, lambda s: s.evaluate.seconds if s.evaluate else None),
+    ]
+    table = _by_seed(result.seeds, columns, summarized=False)
+    budgets = job.budgets
+    limits = [
+        "",
+        "",
+        f"{budgets.artifact_bytes:,}",
+        "",
+        "",
+        f"{budgets.train_seconds:g}",
+        "",
+        f"{budgets.eval_seconds:g}",
+    ]
+    table.add_section()
+    table.add_row("limit", *limits, style="dim")
+    return table
+
+
+def _by_seed(seeds: Sequence[SeedResult], columns: Sequence[tuple[str, int, Figure]], summarized: bool) -> Table:
+    """A row for each seed; `summarized` adds the seeds' status and the mean and spread of every column."""
+    table = _plain_table()
+    table.add_column("seed", justify="right")
+    if summarized:
+        table.add_column("status")
+    for title, _, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for seed in seeds:
+        status = [Text(seed.status, "red" if seed.status == "failed" else "")] if summarized else []
+        table.add_row(str(seed.seed), *status, *(_number(figure(seed), digits) for _, digits, figure in columns))
+    if summarized:
+        table.add_section()
+        values = [
+            [v for s in seeds if s.status == "finished" and (v := figure(s)) is not None] for *_, figure in columns
+        ]
+        summaries = [_summary(column) for column in values]
+        digits = [places for _, places, _ in columns]
+        means = [_number(s.mean if s else None, d) for s, d in zip(summaries, digits, strict=True)]
+        spreads = [_number(s.sd if s else None, d) for s, d in zip(summaries, digits, strict=True)]
+        finished = sum(seed.status == "finished" for seed in seeds)
+        table.add_row("mean", f"{finished} of {len(seeds)}", *means, style="bold")
+        table.add_row("sd", "", *spreads)
+    return table
+
+
+def _means(claim: Claim, job: Job) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for name, summary in claim.scores.items():
+        low_high = summary.ci95
+        interval = "" if low_high is None else f"95% interval {low_high[0]:.5f} to {low_high[1]:.5f}"
+        table.add_row(name + ("*" if name == "published" else ""), f"{summary.mean:.5f}", interval)
+    if job.baseline is not None:
+        table.add_row("baseline", f"{job.baseline.mean_bpb:.5f}", Text(job.baseline.name))
+    if claim.margin_bpb is not None:
+        table.add_row("margin", f"{claim.margin_bpb:.5f}", f"{MARGIN_NATS:g} nats a token in bits per byte")
+    return table if table.row_count else Text("nothing was measured, and the job names no baseline")
+
+
+def _tests(tests: Sequence[Test]) -> Table:
+    table = _plain_table()
+    table.add_column("one-sided test")
+    table.add_column("null hypothesis: the mixture is")
+    for title in ("t", "df", "p"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for test in tests:
+        figures = [
+            _number(test.statistic, 2),
+            _number(test.df, 2),
+            "-" if test.p is None else f"{test.p:.2g}",
+        ]
+        table.add_row(test.name, test.null + (f" (no p: {test.note})" if test.note else ""), *figures)
+    return table
+
+
+def _conditions(conditions: Sequence[Condition]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(min_width=16)
+    table.add_column()
+    for condition in conditions:
+        table.add_row(_Mark(condition.holds), Text(condition.name), Text(condition.detail))
+    return table
+
+
+def _plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", "bold")
+
+
+def _item(label: str, text: str) -> Table:
+    """A paragraph that hangs behind its label."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    grid.add_row(Text(label, "dim"), Text(text))
+    return grid
+
+
+def _summary(values: Sequence[float]) -> Summary | None:
+    try:
+        return summarize(values)
+    except ValueError:  # none, or not all finite
+        return None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,1 @@
+"""Published shards: what to fetch, from where, and whether it is whole."""

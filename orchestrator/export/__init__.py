@@ -1,1 +1,0 @@
-"""Jobs as files for other schedulers: a KubeRay manifest, a Slurm batch script."""

@@ -1,0 +1,129 @@
+"""What a run and its seeds came to, typed: the content of result.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and spread of one figure over the seeds, in the figure's own unit."""
+
+    n: int
+    mean: float
+    sd: float | None
+    """Sample standard deviation (n - 1); None for a single value."""
+    ci95: tuple[float, float] | None
+    """95% t interval of the mean; None for a single value."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """A one-sided t test of "the candidate is lower than the baseline by more than the margin"."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    name: str
+    null: str
+    """The hypothesis that a small p speaks against."""
+    statistic: float | None
+    """t; negative when the candidate is lower than the baseline by more than the margin."""
+    df: float | None
+    p: float | None
+    """One-sided. None when the spread cannot be estimated; `note` then says why."""
+    margin_bpb: float
+    note: str = ""
+
+
+Verdict = Literal["claim", "no claim", "too few seeds"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt at a seed that did not end well."""
+
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+    stage: str
+    """How far it got: start, train, export, evaluate or audit."""
+    kind: str
+    """Kind of the failure: one of `failures.FailureKind`, or stopped, or unknown."""
+    error: str
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed, whatever became of it."""
+
+    seed: int
+    status: Literal["finished", "failed"]
+    error: str | None
+    """Why it failed, in one sentence."""
+    train: TrainResult | None
+    export: ExportResult | None
+    evaluate: EvalResult | None
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+    node: str
+    audit: AuditRecord | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Those that failed or were interrupted, the last one included if the seed is not finished."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that a claim needs."""
+
+    name: str
+    holds: bool | None
+    """None: cannot be judged from what there is."""
+    detail: str
+    """The figures."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The verdict and everything it rests on."""
+
+    verdict: Verdict
+    sentence: str
+    conditions: tuple[Condition, ...]
+    scores: Mapping[str, Summary]
+    """BPB over the finished seeds by scorer (neural, mixture, published), as far as there are any."""
+    tests: tuple[Test, ...]
+    """Of the mixture's BPB: against the margin, then against zero. Empty without baseline or score."""
+    margin_bpb: float | None
+    """0.005 nats a token in BPB, by the candidate's own bytes per token."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything about one run of a job: the content of result.json."""
+
+    name: str
+    run_id: str
+    job: Mapping[str, Any]
+    """The resolved job, as `Job.to_dict` gives it."""
+    provenance: Mapping[str, str]
+    seeds: tuple[SeedResult, ...]
+    claim: Claim
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    """Seconds since the epoch."""
+
+
+def waiting_result(seed: int) -> SeedResult:
+    """The result of a seed that has not begun: what is reported if it never does."""
+    now = time.time()
+    return SeedResult(seed, "failed", "not started", None, None, None, now, now, "")

@@ -1,0 +1,1 @@
+"""The folder that the challenge asks for, and its reproduction."""

@@ -1,0 +1,214 @@
+"""A finished run as the folder that the challenge asks for: checked first, then written whole or not at all."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from golf_core import files, records
+from golf_core.artifact.program.modules import ProgramError
+from golf_core.artifact.program.pack import unpack
+from golf_core.artifact.program.strip import strip
+from golf_core.errors import ConfigError
+from golf_core.results import DataRecord
+from orchestrator.claim.rebuild import judged_anew
+from orchestrator.folder.layout import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
+from orchestrator.folder.redaction import Redactor, redacted
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.seed_log import read_events, seed_log
+from orchestrator.job.load import Job
+from orchestrator.package.manifest import (
+    FORMAT,
+    README,
+    RECORD,
+    REQUIREMENTS,
+    SUBMISSION,
+    Record,
+    file_entry,
+    log_name,
+    portable,
+    portable_data,
+    weights_name,
+    without_paths,
+)
+from orchestrator.package.readme import readme
+from orchestrator.package.submission import Author, submission
+
+OLD_PROGRAM = "train_gpt.pyz"
+REQUIRED = ("torch", "numpy", "sentencepiece")
+"""What the program imports from outside the standard library."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run's folder holds, checked against its own records."""
+
+    folder: Path
+    result: RunResult
+    job: Job
+    data: Mapping[str, DataRecord]
+
+
+def package(
+    folder: Path,
+    out: Path | None = None,
+    weights: bool = True,
+    author: Author | None = None,
+    redactor: Redactor | None = None,
+) -> Path:
+    """Write the package of the run in `folder` to `out` (default: `folder`/package); returns where it is.
+
+    `out` must not exist or be empty; it appears whole. Its texts are redacted; without a `redactor`, only of tokens
+    of well-known shapes. Raises `ConfigError` for a run that is not finished, has no program, whose files are not
+    those that its records describe, or whose program or weights, which stay byte for byte, hold a secret.
+    """
+    run = _checked(folder)
+    out = (out or folder / "package").absolute()
+    redactor = redactor or Redactor.from_environment({})
+    with _new_folder(out) as place:
+        _write(place, run, weights, author or Author(), redactor)
+        _refuse_secrets(place, run.folder, redactor)
+    return out
+
+
+# --- checks -----------------------------------------------------------------------------------------
+
+
+def _checked(folder: Path) -> _Run:
+    if not (folder / RESULT).is_file():
+        raise ConfigError(f"{folder / RESULT}: no such file; name the folder of a finished run, such as runs/smoke-…")
+    result = judged_anew(folder)
+    job = Job.from_dict(result.job, where=str(folder / RESULT))
+    missing = [seed for seed in job.seeds if seed not in [s.seed for s in result.seeds]]
+    if missing:
+        raise ConfigError(f"{folder}: seed {missing[0]} is not reported; only a finished run can be packaged")
+    for seed in result.seeds:
+        _check_seed(folder / f"seed-{seed.seed}", seed)
+    first = folder / f"seed-{result.seeds[0].seed}"
+    program = (first / PROGRAM).read_bytes()
+    for seed in result.seeds[1:]:
+        other = folder / f"seed-{seed.seed}" / PROGRAM
+        if other.read_bytes() != program:
+            raise ConfigError(f"{other}: not the program of the other seeds; a record is made by one program")
+    _check_readable(first, program)
+    data = {str(s.seed): _data(folder / f"seed-{s.seed}" / DATA) for s in result.seeds}
+    return _Run(folder, result, job, data)
+
+
+def _check_seed(folder: Path, seed: SeedResult) -> None:
+    if seed.status != "finished" or not (seed.train and seed.export and seed.evaluate):
+        reason = f" ({seed.error})" if seed.error else ""
+        raise ConfigError(f"{folder}: seed {seed.seed} did not finish{reason}; only a finished run can be packaged")
+    if (folder / OLD_PROGRAM).exists():
+        raise ConfigError(
+            f"{folder / OLD_PROGRAM}: the run was recorded before programs were single files; run the job again"
+        )
+    for name in (PROGRAM, READABLE):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{folder / name}: missing; package the run that trained the weights (a run of `golf evaluate` has "
+                "no program of its own)"
+            )
+    if not (folder / ARTIFACT).is_file() or files.sha256(folder / ARTIFACT) != seed.export.sha256:
+        raise ConfigError(f"{folder / ARTIFACT}: not the artifact that was exported (its SHA-256 differs)")
+    if (size := (folder / PROGRAM).stat().st_size) != seed.export.code_bytes:
+        raise ConfigError(
+            f"{folder / PROGRAM}: {size:,} bytes where the run counted {seed.export.code_bytes:,}; it was changed since"
+        )
+    # As JSON, in which a figure that is not a number equals itself.
+    if records.to_dict(records.load(SeedResult, folder / RESULT)) != records.to_dict(seed):
+        raise ConfigError(f"{folder / RESULT}: does not agree with the run's own {RESULT}; one of them was changed")
+
+
+def _check_readable(folder: Path, program: bytes) -> None:
+    """Whether the form to read is the program that was counted: stripped, it must be what is packed."""
+    try:
+        packed, readable = unpack(program), strip((folder / READABLE).read_text(encoding="utf-8"))
+    except (ProgramError, SyntaxError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{folder}: {PROGRAM} and {READABLE} cannot be compared ({error})") from None
+    if ast.dump(ast.parse(packed)) != ast.dump(ast.parse(readable)):
+        raise ConfigError(f"{folder / READABLE}: not the program that is packed in {PROGRAM}; one of them was changed")
+
+
+def _data(path: Path) -> DataRecord:
+    return portable_data(records.load(DataRecord, path))
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Redactor) -> None:
+    # Before they are worked into texts: a secret in a table may be written in a way of its own.
+    result = redacted(portable(run.result), redactor, run.folder / RESULT)
+    data = {seed: redacted(record, redactor, run.folder / f"seed-{seed}" / DATA) for seed, record in run.data.items()}
+    job = Job.from_dict(result.job, where=str(run.folder / RESULT))
+
+    def write(name: str, text: str) -> None:
+        files.write_text(place / name, redactor.redact(text))
+
+    first = run.folder / f"seed-{result.seeds[0].seed}"
+    for name in (PROGRAM, READABLE):
+        files.write_bytes(place / name, (first / name).read_bytes())
+    for seed in run.result.seeds:
+        own = run.folder / f"seed-{seed.seed}"
+        lines = seed_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
+        write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
+        if weights:
+            files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())
+    described = redactor.redact_value(submission(result, job, author))
+    files.write_text(place / SUBMISSION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+    write(REQUIREMENTS, requirements(result.provenance))
+    listed = [file_entry(path) for path in sorted(place.iterdir())]
+    write(README, readme(result, job, data, listed))
+    entries = tuple(file_entry(path) for path in sorted(place.iterdir()))
+    records.save(Record(FORMAT, result, data, entries), place / RECORD)
+
+
+def _refuse_secrets(place: Path, folder: Path, redactor: Redactor) -> None:
+    """Raise `ConfigError` where a secret is left: in what may not be changed, or in the names of a record's fields."""
+    for path in sorted(place.iterdir()):
+        variable = redactor.variable_in(path.read_bytes())
+        if variable is not None:
+            raise ConfigError(
+                f"{folder}: {path.name} of its package would hold the value of the environment variable {variable}; "
+                "take the value out and run the job again, or unset the variable where it is no secret"
+            )
+
+
+def requirements(provenance: Mapping[str, str]) -> str:
+    """requirements.txt: the versions that the run used, as far as they were recorded."""
+    lines = [f"# Python {provenance['python']}"] if provenance.get("python") else []
+    for name in REQUIRED:
+        version = provenance.get(name, "absent")
+        if version in ("absent", "unknown"):
+            lines.append(f"{name}  # the version was not recorded")
+            continue
+        public, _, local = version.partition("+")
+        # A local version (+cpu, +cu128) says which build it was; the index of packages knows the public one.
+        lines.append(f"{name}=={public}" + (f"  # the run used {version}" if local else ""))
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` on success and vanishes on failure."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists and is not an empty folder; choose another with --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be made ({error.strerror}); choose another folder with --out") from None
+    try:
+        yield place
+        place.chmod(0o755)  # mkdtemp's folders are private
+        place.rename(out)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise

@@ -1,0 +1,190 @@
+"""submission.json: a run's figures under the names that submissions to the challenge use."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from golf_core.config import GolfConfig
+from golf_core.plain_log import named
+from golf_core.records import to_dict
+from golf_core.results import EvalResult, ExportResult, TrainResult
+from orchestrator.claim.statistics import MARGIN_NATS, summarize
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.job.load import Job
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who submits; unknown unless given."""
+
+    name: str | None = None
+    github_id: str | None = None
+
+
+@dataclass(frozen=True)
+class FinishedSeed:
+    """A seed with all of its results, so that nobody need ask again."""
+
+    seed: int
+    train: TrainResult
+    export: ExportResult
+    evaluate: EvalResult
+
+
+def finished_seeds(seeds: Sequence[SeedResult]) -> list[FinishedSeed]:
+    """Those seeds that have every result."""
+    return [FinishedSeed(s.seed, s.train, s.export, s.evaluate) for s in seeds if s.train and s.export and s.evaluate]
+
+
+def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
+    """The content of submission.json, JSON-ready.
+
+    `val_loss` and `val_bpb` are the mean of the score that a claim may use, the mixture; without a mixture, of the
+    model alone. `bytes_total` is that of the largest seed.
+    """
+    seeds = finished_seeds(result.seeds)
+    scorer = claimed_scorer(seeds)
+    losses = [getattr(s.evaluate, scorer).nats_per_token for s in seeds]
+    bpbs = [getattr(s.evaluate, scorer).bpb for s in seeds]
+    totals = [s.export.total_bytes for s in seeds]
+    config = job.config
+    loss, bpb = summarize(losses), summarize(bpbs)
+    return {
+        "author": author.name,
+        "github_id": author.github_id,
+        "name": result.name,
+        "blurb": headline(result, seeds),
+        "date": datetime.datetime.fromtimestamp(result.finished, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "track": "10min_16mb",
+        "claim": result.claim.verdict,
+        "val_loss": loss.mean,
+        "val_bpb": bpb.mean,
+        "val_loss_std": loss.sd,
+        "val_bpb_std": bpb.sd,
+        "val_bpb_method": f"{scorer}: sliding windows of {config.evaluate.seq_len} tokens, stride "
+        f"{config.evaluate.stride}, each token scored once"
+        + (", then test-time training on the scored chunk" if config.evaluate.ttt else ""),
+        "bytes_total": max(totals),
+        "artifact_bytes": max(totals),
+        "artifact_bytes_mean": fmean(totals),
+        "artifact_bytes_max": max(totals),
+        "code_bytes": seeds[0].export.code_bytes,
+        "model_bytes": max(s.export.weight_bytes for s in seeds),
+        "compression": compression(config, seeds),
+        "num_params": seeds[0].train.parameters,
+        "seeds": [s.seed for s in seeds],
+        "seed_results": {str(s.seed): _seed(s, scorer) for s in seeds},
+        "train_steps_mean": fmean(s.train.steps for s in seeds),
+        "step_avg_ms_mean": fmean(s.train.ms_per_step for s in seeds),
+        "training_time_seconds": max(s.train.train_seconds for s in seeds),
+        "eval_time_seconds": max(s.evaluate.seconds for s in seeds),
+        "hardware": result.provenance.get("hardware") or "not recorded",
+        "pytorch_version": result.provenance.get("torch", "not recorded"),
+        "python_version": result.provenance.get("python", "not recorded"),
+        "tokenizer": f"{config.model.vocab_size} pieces",
+        "techniques": techniques(config, seeds),
+        "technique_summary": "; ".join(techniques(config, seeds)),
+        "compliance": {c.name: c.holds for c in result.claim.conditions},
+        **_comparison(result, job, loss.mean, bpb.mean),
+    }
+
+
+def claimed_scorer(seeds: Sequence[FinishedSeed]) -> str:
+    """The score that stands in the headline: the mixture where every seed has one."""
+    return "mixture" if all(s.evaluate.mixture for s in seeds) else "neural"
+
+
+def headline(result: RunResult, seeds: Sequence[FinishedSeed]) -> str:
+    """One sentence: the verdict and the figure with its spread."""
+    scorer = claimed_scorer(seeds)
+    bpb = summarize([getattr(s.evaluate, scorer).bpb for s in seeds])
+    spread = f" ± {bpb.sd:.5f} (sample standard deviation)" if bpb.sd is not None else " (one seed, no spread)"
+    verdict = {"claim": "A claim", "no claim": "NO CLAIM", "too few seeds": "NO CLAIM (too few seeds)"}
+    count = f"{bpb.n} seeds" if bpb.n != 1 else "1 seed"
+    return f"{verdict[result.claim.verdict]}: {scorer} {bpb.mean:.5f}{spread} BPB over {count}."
+
+
+def compression(config: GolfConfig, seeds: Sequence[FinishedSeed]) -> str:
+    """How the weights are stored, in a few words; where the seeds differ, all the ways."""
+    published = f"int6 and int8 rows, float16 up to {config.artifact.float16_max_elements:,} elements"
+    ways = {
+        "as quantised": f"{published}, LZMA",
+        "recoded": f"{published}, range coding",
+        "fitted": "a width for every matrix, row and column by its Fisher information, range coding",
+    }
+    used = {seed.export.method for seed in seeds}
+    return "; ".join(text for method, text in ways.items() if method in used)
+
+
+def techniques(config: GolfConfig, seeds: Sequence[FinishedSeed]) -> list[str]:
+    """What the run is made of, read off its configuration."""
+    m, t, e = config.model, config.train, config.evaluate
+    found = [
+        f"{m.num_layers} blocks of width {m.model_dim}, {m.num_heads} query and {m.num_kv_heads} key/value heads, "
+        f"MLP x{m.mlp_mult} with squared leaky ReLU, U-Net skips, tied soft-capped head",
+        f"hashed-bigram embedding ({m.bigram_vocab_size} x {m.bigram_dim}) and smear gate",
+        f"partial RoPE ({m.rope_dims} of {m.head_dim} dimensions), value residual (VRL)",
+    ]
+    if m.xsa_last_n:
+        found.append(f"XSA on the last {m.xsa_last_n} blocks")
+    if m.ve_layers:
+        found.append(f"value embedding ({m.ve_dim}) on blocks {', '.join(map(str, m.ve_layers))}")
+    clock = "by steps" if t.wallclock_seconds is None else f"by the clock, {t.wallclock_seconds:g} s"
+    found += [
+        f"Muon ({t.muon_steps} Newton-Schulz steps) and AdamW, warm-down {clock}",
+        f"EMA of the weights ({t.ema_decay:g})",
+        f"late quantisation-aware training under a rate factor of {t.qat_threshold:g}",
+        compression(config, seeds),
+    ]
+    if e.ttt:
+        found.append(
+            f"test-time training after scoring: AdamW at {e.ttt_lr:g}, {e.ttt_epochs} epochs a chunk of "
+            f"{e.chunk_tokens:,} tokens, scoring with the Polyak average ({e.polyak_decay:g})"
+        )
+    if e.hedge:
+        found.append(f"mixture of normalised experts, all learnt from scored tokens ({named(to_dict(e.mixer), None)})")
+    return found
+
+
+def _seed(seed: FinishedSeed, scorer: str) -> dict[str, Any]:
+    score = getattr(seed.evaluate, scorer)
+    others = {
+        f"val_bpb_{name}": other.bpb
+        for name in ("neural", "mixture", "published")
+        if (other := getattr(seed.evaluate, name)) is not None
+    }
+    return {
+        "val_loss": score.nats_per_token,
+        "val_bpb": score.bpb,
+        **others,
+        "val_bpb_before_quantization": seed.train.val_bpb,
+        "artifact_bytes": seed.export.total_bytes,
+        "bytes_total": seed.export.total_bytes,
+        "model_bytes": seed.export.weight_bytes,
+        "steps": seed.train.steps,
+        "step_avg_ms": seed.train.ms_per_step,
+        "train_time_ms": round(1000 * seed.train.train_seconds),
+        "eval_time_ms": round(1000 * seed.evaluate.seconds),
+        "world_size": seed.train.world_size,
+    }
+
+
+def _comparison(result: RunResult, job: Job, loss: float, bpb: float) -> dict[str, Any]:
+    """Against the job's baseline: differences (negative is better) and the tests of the claim."""
+    if job.baseline is None:
+        return {"comparison_baseline": None}
+    found: dict[str, Any] = {
+        "comparison_baseline": job.baseline.name,
+        "comparison_baseline_bpb": job.baseline.mean_bpb,
+        "delta_vs_baseline_bpb": bpb - job.baseline.mean_bpb,
+        "delta_vs_baseline_nats": (bpb - job.baseline.mean_bpb) * loss / bpb,
+        "margin_nats": MARGIN_NATS,
+        "margin_bpb": result.claim.margin_bpb,
+    }
+    for test, label in zip(result.claim.tests, ("margin", "zero"), strict=False):
+        found |= {f"t_statistic_{label}": test.statistic, f"df_{label}": test.df, f"p_value_{label}": test.p}
+    return found

@@ -1,0 +1,144 @@
+"""The cluster: connect to it or start a local one, and say at once what can never run on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from orchestrator.preflight.nodes import ClusterError, Node
+from orchestrator.run.job_queue import Turnstile
+
+PROBE_S = 5.0
+TURN_S = 1.0
+NAMESPACE = "golf"
+
+
+@contextmanager
+def connected(address: str | None, before_local: Callable[[], None]) -> Iterator[bool]:
+    """Inside, Ray is connected; yields whether it is a local one, started here and ended afterwards.
+
+    `address` 'local' always starts one; None takes the cluster that RAY_ADDRESS names or that runs on this
+    machine, and starts a local one where there is none. Starting takes seconds: `before_local` is called first
+    and may refuse by raising.
+    """
+    address = where(address)
+    local = address == "local"
+    if local:
+        before_local()
+        # Ray's servers listen on every interface: only this run's processes know its token. Ray would otherwise
+        # leave one in the home folder, which changes how clusters started later behave.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    else:
+        _refuse_silence(str(address))
+
+    import ray
+
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if local:
+        try:
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+        except OSError as error:  # a full disk, or a path that is too long for a socket
+            raise ClusterError(
+                f"a local Ray cannot be started ({error}); set RAY_TMPDIR to a short path with room, such as /tmp"
+            ) from None
+    else:
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    try:
+        yield local
+    finally:
+        ray.shutdown()
+
+
+def where(address: str | None) -> str:
+    """The cluster's address that `connected` takes: the given one, else RAY_ADDRESS's, a running one's, or 'local'."""
+    return address or os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
+
+
+def _running_cluster() -> str | None:
+    """The address of the cluster that `ray start` left on this machine, if it is alive."""
+    # Ray's own look-up waits for minutes for a cluster that was killed rather than stopped.
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        address = note.read_text(encoding="utf-8").strip()
+        return address if _listens(address) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise at once where nobody listens; Ray would wait for minutes."""
+    if "//" in address or ":" not in address:
+        return
+    try:
+        _listens(address)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=PROBE_S).close()
+    return True
+
+
+@contextmanager
+def turn(kind: str, stopped: threading.Event) -> Iterator[Callable[[], None] | None]:
+    """Inside, it is this job's turn among all jobs of the cluster that wait for machines of this kind.
+
+    Yields what keeps the turn, to be called every few seconds; None where `stopped` was set first. The queue is an
+    actor that all drivers share; it ends with the last.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    ticket = secrets.token_hex(8)
+    queue = ray.remote(num_cpus=0)(Turnstile).options(
+        name=f"golf-turnstile-{kind}", namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+    )
+
+    def ask(method: str) -> int:
+        while True:  # the last driver of a moment ago may have ended the queue: then a new one begins
+            try:
+                return int(ray.get(getattr(queue.remote(), method).remote(ticket)))
+            except (RayActorError, ValueError):
+                if stopped.wait(timeout=TURN_S):
+                    return 1
+
+    asked = 0.0
+
+    def keep() -> None:
+        # Who falls silent is taken for dead, and room may be long in coming.
+        nonlocal asked
+        if time.monotonic() - asked >= TURN_S:
+            ask("ahead")
+            asked = time.monotonic()
+
+    try:
+        mine = ask("ahead") == 0
+        while not mine and not stopped.wait(timeout=TURN_S):
+            mine = ask("ahead") == 0
+        yield keep if mine else None
+    finally:
+        with suppress(RayActorError, ValueError):
+            actor = ray.get_actor(f"golf-turnstile-{kind}", namespace=NAMESPACE)
+            if ray.get(actor.leave.remote(ticket)) == 0:
+                ray.kill(actor)
+
+
+def ray_nodes() -> list[Node]:
+    """The living nodes of the connected cluster."""
+    import ray
+
+    return [Node(node["NodeName"], node["Resources"]) for node in ray.nodes() if node["Alive"]]

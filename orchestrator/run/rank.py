@@ -1,0 +1,237 @@
+"""What runs in each rank's process: a thin shell around `golf_core`'s stages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import threading
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from golf_core.events import Event, Listener, ignore
+from golf_core.records import from_dict, to_dict
+
+FOLDER_PREFIX = "golf-rank-"
+
+
+class Rank:
+    """One rank of a seed's gang. Rank 0 keeps the events that the driver has not fetched yet.
+
+    Torch and `golf_core`'s heavy modules are imported inside the methods: the driver imports this class too.
+    """
+
+    def __init__(self, rank: int, world_size: int, cpus: float, gpu: bool) -> None:
+        if not gpu:
+            # OpenMP reads this when PyTorch is loaded: threads that spin while they wait take many times as long
+            # where seeds, or anything else, share the processors.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        import torch
+
+        self._rank, self._world_size, self._gpu = rank, world_size, gpu
+        torch.set_num_threads(max(1, int(cpus)))
+        self._folder = rank_folder()
+        self._events: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self._listener: Listener = self._keep if rank == 0 else ignore
+
+    def path(self, name: str) -> Path:
+        """A file in this rank's own folder."""
+        return self._folder / name
+
+    def describe(self) -> dict[str, Any]:
+        """Where this rank runs, and the process that must be gone when the gang is."""
+        import psutil
+
+        return {
+            "node": platform.node(),
+            "pid": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "folder": str(self._folder),
+        }
+
+    def serve(self, host: str) -> int:
+        """Rank 0: start the gang's rendezvous on `host`; returns its port."""
+        from golf_core.distributed import serve_store
+
+        self._store, port = serve_store(self._world_size, host)
+        return port
+
+    def join(self, host: str, port: int) -> dict[str, str]:
+        """Enter the process group; returns what this rank runs on."""
+        import torch
+
+        from golf_core.distributed import LOOPBACK, connect_store, join
+        from golf_core.hardware import device_name
+
+        device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
+        store = None
+        if self._world_size > 1:
+            if host == LOOPBACK:
+                # On one node gloo need not listen to the network, nor resolve the host's name.
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            store = self._store if self._rank == 0 else connect_store(port, self._world_size, host)
+        self._ranks = join(self._rank, self._world_size, device, store)
+        found = {"device": device_name(device), "cuda": str(torch.version.cuda)}
+        return found | ({"gpu": f"GPU-{torch.cuda.get_device_properties(device).uuid}"} if self._gpu else {})
+
+    def watch(self, uuids: list[str]) -> None:
+        """Begin to emit what this machine and these of its GPUs are doing, every few seconds."""
+        from orchestrator.run.sampler import Sampler
+
+        Sampler(self._listener, uuids).start()
+
+    def open(self, config: dict[str, Any], data: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Find and check the data on this node; rank 0 returns its `DataRecord` as a mapping.
+
+        `data` None stands for the sample corpus, which is built here if this node has none yet. Data that the node
+        lacks are fetched where the job says from where.
+        """
+        from golf_core.config import GolfConfig
+        from golf_core.data.manifest import check_data
+        from golf_core.data.sample import build_sample, default_sample_folder
+        from golf_core.stages import DataPaths
+
+        self._config = from_dict(GolfConfig, config)
+        if data is None:
+            folder = build_sample(default_sample_folder())
+            self._paths = DataPaths(folder, folder / "tokenizer.model")
+        else:
+            self._paths = DataPaths(Path(data["path"]), Path(data["tokenizer"]))
+            if data.get("fetch"):
+                self._fetch(data["fetch"])
+        if self._rank != 0:
+            return None
+        longest = max(self._config.train.seq_len, self._config.evaluate.seq_len)
+        vocab_size = self._config.model.vocab_size
+        return to_dict(check_data(self._paths.folder, self._paths.tokenizer, vocab_size, longest))
+
+    def _fetch(self, fetch: dict[str, Any]) -> None:
+        from orchestrator.data.fetch import ensure_data
+        from orchestrator.job.sections import Fetch
+
+        def say(line: str) -> None:
+            self._listener(Event("note", {"message": line}))
+
+        found = ensure_data(Fetch.model_validate(fetch), self._paths.folder, self._paths.tokenizer, say=say)
+        self._paths = replace(self._paths, tokenizer=found.tokenizer)
+
+    def check(self, data: dict[str, Any] | None, request: dict[str, Any]) -> dict[str, Any]:
+        """What forbids the run on this rank's node, and what a rehearsal projects: a `RankReport` as a mapping."""
+        from orchestrator.preflight.on_rank import check_rank
+
+        self._listener(Event("note", {"message": "preflight: node, interconnect, rehearsal"}))
+        return check_rank(to_dict(self._config), data, self._ranks, request)
+
+    def train(self, seed: int) -> dict[str, Any]:
+        """The training stage; leaves the checkpoint in rank 0's folder.
+
+        It goes on from the snapshot in that folder, where there is one and the job asks for snapshots.
+        """
+        from golf_core.stages import train_stage
+        from golf_core.train.snapshot import Snapshots, latest_snapshot
+
+        out = self._folder
+        resumes = self._rank == 0 and self._config.train.snapshot_seconds is not None
+        resume = latest_snapshot(out) if resumes else None
+        keeper = Snapshots(out, self._config, self._ranks, seed, resume)
+        return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener, keeper))
+
+    def export(self) -> dict[str, Any] | None:
+        """The export stage; rank 0 returns the figures and holds the artifact and both forms of the program."""
+        from golf_core.artifact.export import CHECKPOINT_NAME
+        from golf_core.artifact.program.generate import READABLE_NAME, readable_program
+        from golf_core.files import write_text
+        from golf_core.stages import export_stage
+
+        checkpoint, out = self.path(CHECKPOINT_NAME), self._folder
+        result = export_stage(self._config, checkpoint, self._ranks, out, self._listener)
+        if result is None:
+            return None
+        write_text(self.path(READABLE_NAME), readable_program(self._config))
+        return to_dict(result)
+
+    def evaluate(self, artifact: bytes) -> dict[str, Any]:
+        """The evaluation stage, on the artifact's bytes as they lie in the run's folder; leaves a breakdown here."""
+        from golf_core.artifact.export import ARTIFACT_NAME
+        from golf_core.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
+        from golf_core.files import write_bytes
+        from golf_core.stages import evaluate_stage
+
+        path, out = self.path(ARTIFACT_NAME), self._folder
+        write_bytes(path, artifact)
+        self.path(BREAKDOWN).unlink(missing_ok=True)
+        kept = TokenLosses(self._ranks)
+        result = evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener, kept)
+        breakdown_stage(kept, scorers_of(result), self._config, self._paths, self._ranks, out, self._listener)
+        return to_dict(result)
+
+    def audit(self, positions: int, seed: int) -> dict[str, Any]:
+        """Audit the evaluation of the artifact that was evaluated last, on this rank alone; leaves the report here.
+
+        `seed` draws the positions, so that the seeds of a run try different ones.
+        """
+        from golf_core.artifact.export import ARTIFACT_NAME
+        from golf_core.audit.report import AuditOptions
+        from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
+        from golf_core.records import save
+
+        def progress(line: str) -> None:
+            self._listener(Event("note", {"message": f"audit: {line}"}))
+
+        self._listener(Event("phase_started", {"phase": "audit"}))
+        config = self.path("config.json")
+        save(self._config, config)
+        options = AuditOptions(parts=("kraft",), positions=positions, checks=1, seed=seed)
+        paths = (self.path(ARTIFACT_NAME), self._paths.folder, self._paths.tokenizer, config)
+        report = audit_evaluation(*paths, options, progress=progress)
+        save(report, self.path(AUDIT_RECORD))
+        self._listener(Event("phase_finished", {"phase": "audit", "seconds": report.seconds}))
+        return to_dict(in_short(report))
+
+    def fetch(self, name: str) -> bytes:
+        """The bytes of a file in this rank's folder."""
+        return self.path(name).read_bytes()
+
+    def glance(self, name: str) -> bytes | None:
+        """The same while a stage runs; None where there is no such file yet."""
+        path = self.path(name)
+        return path.read_bytes() if path.exists() else None
+
+    def place(self, name: str, content: bytes) -> None:
+        """Put a file that an earlier attempt left into this rank's folder."""
+        from golf_core.files import write_bytes
+
+        write_bytes(self.path(name), content)
+
+    def pulse(self) -> None:
+        """A sign of life. Answers while a stage runs; a process that is frozen or swapped out does not."""
+
+    def events(self) -> list[Event]:
+        """Events since the last call. May be called while a stage runs."""
+        with self._lock:
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    def _keep(self, event: Event) -> None:
+        with self._lock:
+            self._events.append(event)
+
+
+def rank_folder() -> Path:
+    """A new folder for this process's files; those of processes that are gone are removed.
+
+    A rank is ended without being asked, so that whoever comes next on the node cleans up.
+    """
+    import psutil
+
+    place = Path(tempfile.gettempdir())
+    for folder in place.glob(f"{FOLDER_PREFIX}*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))

@@ -1,0 +1,276 @@
+"""One seed from data to result, on a gang that has its room: the line of data flow that the service is about."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from golf_core import records
+from golf_core.errors import GolfError, RunError, UserError
+from golf_core.events import Event, JsonLinesLog
+from golf_core.files import sha256, write_bytes, write_text
+from golf_core.results import AuditRecord, DataRecord, EvalResult, ExportResult, TrainResult
+from golf_core.train.snapshot import is_whole
+from orchestrator.folder.earlier import EarlierSeed
+from orchestrator.folder.layout import (
+    ARTIFACT,
+    AUDIT,
+    BREAKDOWN,
+    CHECKPOINT,
+    DATA,
+    LOG,
+    PREFLIGHT,
+    RESULT,
+    SNAPSHOT,
+    STAGE_FILES,
+)
+from orchestrator.folder.ledger import Ledger, figures_of
+from orchestrator.folder.provenance import describe_hardware
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import Attempt, SeedResult
+from orchestrator.folder.resume import begin_log
+from orchestrator.job.limits import PhaseLimits, phase_limits
+from orchestrator.job.load import Job
+from orchestrator.preflight.findings import sentence
+from orchestrator.preflight.on_rank import DRY_STEPS
+from orchestrator.run.check import check_gang
+from orchestrator.run.failures import kind_of
+from orchestrator.run.gang import Gang, Placement, start_gang
+
+SNAPSHOT_WAIT_S = 30.0
+
+
+@dataclass
+class SeedRun:
+    """Runs one seed in its own thread of the driver. `result` grows with every stage and is always true.
+
+    A stage whose figures `result` has is not run again.
+    """
+
+    job: Job
+    folder: Path
+    result: SeedResult
+    ledger: Ledger
+    on_event: Callable[[int, Event], None]
+    hardware: str = ""
+    data: DataRecord | None = None
+    redactor: Redactor = field(default_factory=lambda: Redactor.from_environment({}))
+    """Keeps secrets out of what is written down."""
+    rehearse: bool = False
+    """Rehearse on the gang before the first step that counts: a budget that cannot be kept is refused cheaply."""
+    adopted: bool = False
+    """The artifact is another run's: nothing is trained, whatever is known of its making."""
+    mistake: UserError | None = None
+    """The user's mistake that ended this seed, if one did."""
+    _gang: Gang | None = None
+    _log: JsonLinesLog | None = None
+    _limits: PhaseLimits = field(init=False)
+    _stage: str = "start"
+    _on_gang: set[str] = field(default_factory=set)
+    _why: str = ""
+    _interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def adopt(self, earlier: EarlierSeed) -> None:
+        """Begin with an artifact of another run: nothing is trained."""
+        self.adopted = True
+        write_bytes(self.folder / ARTIFACT, earlier.artifact)
+        self.result = replace(self.result, train=earlier.train, export=earlier.export)
+        figures = {stage: figures_of(self.result, stage) for stage in ("train", "export")}
+        self.ledger.append("seed_adopted", seed=self.result.seed, figures=figures)
+
+    def _missing(self) -> list[str]:
+        """The stages that still have to be run, in order."""
+        wanted = ["evaluate", *(["audit"] if self.job.audit.positions else [])]
+        if not self.adopted:
+            wanted = ["train", "export", *wanted]
+        return [stage for stage in wanted if getattr(self.result, stage) is None]
+
+    def run(self, placement: Placement) -> SeedResult:
+        """One attempt at all stages that are missing; never raises: a failure becomes part of the result."""
+        seed, attempt = self.result.seed, len(self.result.attempts) + 1
+        kept = [stage for stage in STAGE_FILES if getattr(self.result, stage) is not None]
+        began, self._stage, self.mistake = time.time(), "start", None
+        self._limits = phase_limits(self.job)
+        self._gang, self._on_gang = None, set()
+        failure: BaseException | None = None
+        try:
+            self.folder.mkdir(exist_ok=True)
+            begin_log(self.folder / LOG, kept, len(self.result.attempts))
+            # Written here, as the events arrive, and not on the node: a lost machine takes no log with it.
+            self._log = JsonLinesLog(self.folder / LOG)
+            self.ledger.append("seed_started", seed=seed, attempt=attempt, kept=kept)
+            self._attempt(placement)
+            self.result = replace(self.result, status="finished", error=None)
+        except GolfError as error:
+            failure = error
+            self.mistake = error if isinstance(error, UserError) else None
+            self.result = replace(self.result, status="failed", error=self.redactor.redact(str(error)))
+        except OSError as error:
+            failure = RunError(f"{error.filename or self.folder}: {error.strerror}; make room or mend it, and resume")
+            self.result = replace(self.result, status="failed", error=str(failure))
+        except Exception as error:  # a bug of ours, or of a library: keep the traceback, report a sentence
+            failure = error
+            sentence = f"unexpected {type(error).__name__}: {error}; see {self.folder / 'traceback.txt'}"
+            self.result = replace(self.result, status="failed", error=self.redactor.redact(sentence))
+            with contextlib.suppress(OSError):
+                write_text(self.folder / "traceback.txt", self.redactor.redact(traceback.format_exc()))
+        self._end(placement, failure, began)
+        return self.result
+
+    def _end(self, placement: Placement, failure: BaseException | None, began: float) -> None:
+        """Give the gang's room back and write down how the attempt ended."""
+        seed, attempt = self.result.seed, len(self.result.attempts) + 1
+        try:
+            if self._gang is not None:
+                self._gang.close()
+            else:
+                placement.remove()
+        except GolfError as error:
+            failure = failure or error
+            self.result = replace(self.result, status="failed", error=str(error))
+        now = time.time()
+        self.result = replace(self.result, finished=now)
+        ending: dict[str, Any] = {"status": self.result.status}
+        if failure is not None:
+            sentence = self._why or self.result.error or ""
+            record = Attempt(began, now, self._stage, "stopped" if self._why else kind_of(failure), sentence)
+            self.result = replace(self.result, error=sentence, attempts=(*self.result.attempts, record))
+            ending |= {"failure": record.kind, "stage": record.stage, "error": sentence}
+        # A full disk has failed the seed already; it must not hide why.
+        with contextlib.suppress(OSError, RunError):
+            if self._log is not None:
+                self._log.close()
+            records.save(self.result, self.folder / RESULT)
+            self.ledger.append("seed_finished", seed=seed, attempt=attempt, **ending)
+
+    def _attempt(self, placement: Placement) -> None:
+        job, limits = self.job, self._limits
+        self._gang, ranks = start_gang(placement, limits.start, job.limits.stall_seconds)
+        if self._interrupted.is_set():
+            raise RunError("interrupted while its ranks were starting")
+        self.result = replace(self.result, node=ranks[0]["node"])
+        self.hardware = describe_hardware(ranks)
+        self.ledger.append("gang_started", seed=self.result.seed, ranks=ranks)
+        self._note("checking the data")
+        data = None if job.data == "sample" else job.data.model_dump()
+        config = records.to_dict(job.config)
+        opened = self._gang.call("open", config, data, limit_s=limits.start, on_event=self._relay)
+        self.data = records.from_dict(DataRecord, opened[0])
+        records.save(self.data, self.folder / DATA)
+        if job.resources.accelerator is not None:
+            self._preflight(self._gang, data)
+        stages: dict[str, Callable[[Gang], None]] = {
+            "train": self._train,
+            "export": self._export,
+            "evaluate": self._evaluate,
+            "audit": self._audit,
+        }
+        for stage in self._missing():
+            self._stage, began = stage, time.time()
+            stages[stage](self._gang)
+            # What a seed has reached has left its node, and is on disk, before the next stage begins.
+            records.save(self.result, self.folder / RESULT)
+            self.ledger.append(
+                "stage_finished",
+                seed=self.result.seed,
+                stage=stage,
+                seconds=time.time() - began,
+                files={name: sha256(self.folder / name) for name in STAGE_FILES[stage]},
+                figures=figures_of(self.result, stage),
+            )
+
+    def _preflight(self, gang: Gang, data: dict[str, Any] | None) -> None:
+        """Look at the gang's nodes, and rehearse if this seed is the first to come so far."""
+        self._stage = "preflight"
+        steps = DRY_STEPS if self.rehearse and "train" in self._missing() else 0
+        found = check_gang(gang, self.job, data, steps, self._limits.train, self._relay)
+        records.save(found, self.folder / PREFLIGHT)
+        for finding in found.warnings:
+            self._note(f"warning: {sentence(finding)}")
+        found.refuse_errors()
+
+    def _train(self, gang: Gang) -> None:
+        snapshot = self.folder / SNAPSHOT
+        if self.job.config.train.snapshot_seconds is not None and snapshot.exists():
+            if is_whole(snapshot):
+                self._place(gang, SNAPSHOT)
+            else:
+                self._note(f"{snapshot} is damaged: training begins anew")
+
+        def on_event(event: Event) -> None:
+            self._relay(event)
+            if "snapshot_step" in event.fields:
+                self._keep_snapshot(gang)
+
+        trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=on_event)[0]
+        self._fetch(gang, CHECKPOINT)
+        snapshot.unlink(missing_ok=True)
+        self.result = replace(self.result, train=records.from_dict(TrainResult, trained))
+
+    def _export(self, gang: Gang) -> None:
+        self._place(gang, CHECKPOINT)
+        exported = gang.call("export", limit_s=self._limits.export, on_event=self._relay)[0]
+        for name in STAGE_FILES["export"]:
+            self._fetch(gang, name)
+        self.result = replace(self.result, export=records.from_dict(ExportResult, exported))
+
+    def _evaluate(self, gang: Gang) -> None:
+        artifact = (self.folder / ARTIFACT).read_bytes()
+        evaluated = gang.call("evaluate", artifact, limit_s=self._limits.evaluate, on_event=self._relay)[0]
+        self._on_gang.add(ARTIFACT)
+        # The figures stand without it: it is no stage's file, and its loss costs no evaluation.
+        (self.folder / BREAKDOWN).unlink(missing_ok=True)
+        sorted_losses = gang.glance(BREAKDOWN, self._limits.transfer)
+        if sorted_losses is not None:
+            write_bytes(self.folder / BREAKDOWN, sorted_losses)
+        self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
+
+    def _audit(self, gang: Gang) -> None:
+        self._place(gang, ARTIFACT)
+        positions, seed = self.job.audit.positions, self.result.seed
+        audited = gang.call_first("audit", positions, seed, limit_s=self._limits.audit, on_event=self._relay)
+        self._fetch(gang, AUDIT)
+        self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
+
+    def _keep_snapshot(self, gang: Gang) -> None:
+        """Take the latest snapshot off the node. Training goes on without, if that cannot be done."""
+        content = gang.glance(SNAPSHOT, SNAPSHOT_WAIT_S)
+        try:
+            if content is not None:
+                write_bytes(self.folder / SNAPSHOT, content)
+        except OSError as error:
+            self._note(f"warning: the snapshot is not kept here: {error.strerror}")
+
+    def _fetch(self, gang: Gang, name: str) -> None:
+        write_bytes(self.folder / name, gang.call_first("fetch", name, limit_s=self._limits.transfer))
+        self._on_gang.add(name)
+
+    def _place(self, gang: Gang, name: str) -> None:
+        """Give rank 0 a file that an earlier attempt left, unless it has it from its own work."""
+        if name not in self._on_gang:
+            content = (self.folder / name).read_bytes()
+            gang.call_first("place", name, content, limit_s=self._limits.transfer)
+            self._on_gang.add(name)
+
+    def _relay(self, event: Event) -> None:
+        assert self._log is not None
+        event = Event(event.kind, self.redactor.redact_value(event.fields), event.time)
+        self._log(event)
+        self.on_event(self.result.seed, event)
+
+    def _note(self, message: str) -> None:
+        self._relay(Event("note", {"message": message}))
+
+    def interrupt(self, why: str) -> None:
+        """End the gang from another thread, now or as soon as it stands; `run` then returns with this failure."""
+        self._why = why
+        self._interrupted.set()
+        if self._gang is not None:
+            with contextlib.suppress(GolfError):
+                self._gang.close()

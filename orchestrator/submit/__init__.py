@@ -1,0 +1,1 @@
+"""Jobs that run elsewhere: Ray clusters, Kubernetes, Slurm."""

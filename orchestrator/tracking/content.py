@@ -1,0 +1,204 @@
+"""What of a run goes to MLflow, and under which names: all of it made from the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from golf_core import records
+from golf_core.errors import GolfError
+from golf_core.files import MAX_RECORD_BYTES, sha256
+from golf_core.results import DataRecord
+from orchestrator.claim.columns import seed_metrics
+from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, DATA, JOB, LOG, PROGRAM, RESULT
+from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.view import AttemptView, RunView
+from orchestrator.job.load import Job
+from orchestrator.tracking.model import model_of
+from orchestrator.tracking.notes import REPORT, claim_note, interrupted_note, running_note, seed_note
+from orchestrator.tracking.store import Beginning, DataUsed, Ending, Status, flatten
+
+HOUR_S = 3600.0
+DIGEST_DIGITS = 32
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as a run's description."""
+
+
+def parent_beginning(view: RunView, redactor: Redactor) -> Beginning:
+    """The parent run: the claim."""
+    job = view.job
+    seeds = ", ".join(map(str, job.seeds))
+    tags = {**view.provenance, "kind": "run", "job": job.name, "seeds": seeds, "verdict": "running"}
+    tags |= {"job_sha256": job.digest, "run_folder": str(view.folder), **progress(view), NOTE: running_note(view)}
+    if view.artifacts_of:
+        tags["artifacts_of"] = view.artifacts_of
+    return Beginning(
+        key=view.key,
+        name=view.folder.name,
+        parent=None,
+        started=view.started,
+        params=redactor.redact_value(flatten(job.to_dict())),
+        tags=redactor.redact_value(tags),
+    )
+
+
+def progress(view: RunView) -> dict[str, str]:
+    """The parent's tags that change while the run goes on."""
+    finished = {attempt.seed for attempt in view.attempts if attempt.status == "finished"}
+    hardware = sorted({attempt.hardware for attempt in view.attempts if attempt.hardware})
+    return {"seeds_finished": f"{len(finished)} of {len(view.job.seeds)}", "hardware": "; ".join(hardware)}
+
+
+def running_tags(view: RunView, redactor: Redactor) -> dict[str, str]:
+    """What the parent says of a run that goes on, description included."""
+    return {name: redactor.redact(text) for name, text in {**progress(view), NOTE: running_note(view)}.items()}
+
+
+def attempt_beginning(view: RunView, attempt: AttemptView, parent: str, redactor: Redactor) -> Beginning:
+    """A child run: an attempt at a seed."""
+    name = f"seed {attempt.seed}" + (f", attempt {attempt.number}" if attempt.number > 1 else "")
+    params = {**flatten(view.job.to_dict()), "seed": attempt.seed}
+    tags = {"kind": "seed", "job": view.job.name, "seed": str(attempt.seed), "attempt": str(attempt.number)}
+    return Beginning(
+        key=f"{view.key}/{attempt.seed}/{attempt.number}",
+        name=name,
+        parent=parent,
+        started=attempt.started,
+        params=redactor.redact_value(params),
+        tags=redactor.redact_value(tags),
+    )
+
+
+def attempt_ending(
+    view: RunView, attempt: AttemptView, redactor: Redactor, complain: Callable[[str], None] = lambda _: None
+) -> Ending:
+    """The end of an attempt; the seed's figures, files and model belong to its newest one.
+
+    `complain` is told in a sentence why a finished seed has no model.
+    """
+    status: Status = "FINISHED" if attempt.status == "finished" else "FAILED" if attempt.status else "KILLED"
+    names = ("failure", "stage", "error", "hardware", "node")
+    tags = {name: text for name in names if (text := getattr(attempt, name))}
+    tags["status"] = attempt.status or "ended without a word"
+    time = attempt.ended or max(attempt.started, view.last_sign)
+    if not attempt.newest:
+        tags[NOTE] = seed_note(attempt, None)
+        return Ending(status, time, {}, redactor.redact_value(tags), _present([attempt.log]))
+    place = view.folder / f"seed-{attempt.seed}"
+    result, data = _loaded(SeedResult, place / RESULT), _loaded(DataRecord, place / DATA)
+    tags[NOTE] = seed_note(attempt, result)
+    model = None
+    if data is not None:
+        tags |= {f"data.sha256.{name}": digest for name, digest in data.checksums.items()}
+        tags["data.sha256.tokenizer"] = data.tokenizer_sha256
+        if status == "FINISHED" and (place / ARTIFACT).is_file():
+            config = redactor.redact_value(records.to_dict(view.job.config))
+            model = model_of(place / ARTIFACT, data, config, complain)
+    return Ending(
+        status=status,
+        time=time,
+        metrics={} if result is None else seed_metrics(result),
+        tags=redactor.redact_value(tags),
+        files=_present([place / name for name in (LOG, ARTIFACT, PROGRAM, RESULT, DATA, AUDIT, BREAKDOWN)]),
+        data=[] if data is None else _data_used(data, redactor),
+        model=model,
+    )
+
+
+def parent_ending(view: RunView, redactor: Redactor) -> Ending:
+    """The verdict, as far as there is one."""
+    result = _loaded(RunResult, view.folder / RESULT)
+    texts = {JOB: redactor.redact(json.dumps(view.job.to_dict(), indent=2) + "\n")}
+    data = _data_of_run(view, redactor)
+    if result is None:
+        tags = {"verdict": "interrupted", **progress(view), NOTE: interrupted_note(view)}
+        return Ending("KILLED", view.last_sign, {}, redactor.redact_value(tags), (), texts, data)
+    finished = sum(seed.status == "finished" for seed in result.seeds)
+    tags = {"verdict": result.claim.verdict, "seeds_finished": f"{finished} of {len(view.job.seeds)}"}
+    tags |= {"hardware": result.provenance.get("hardware", ""), NOTE: claim_note(view, result)}
+    return Ending(
+        status="FINISHED" if finished == len(result.seeds) else "FAILED",
+        time=view.last_sign,
+        metrics=claim_metrics(result) | _spent(view, result),
+        tags=redactor.redact_value(tags),
+        files=_present([view.folder / RESULT, view.folder / REPORT]),
+        texts=texts,
+        data=data,
+    )
+
+
+def digest_of(ending: Ending) -> str:
+    """The same for the same figures, tags and contents of files."""
+    files = {path.name: sha256(path) for path in ending.files}
+    data = [asdict(item) for item in ending.data]
+    model = "" if ending.model is None else ending.model.digest
+    values = (ending.status, dict(ending.metrics), dict(ending.tags), files, dict(ending.texts), data, model)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _present(paths: list[Path]) -> tuple[Path, ...]:
+    return tuple(path for path in paths if path.is_file())
+
+
+def _loaded(kind: type[Any], path: Path) -> Any:
+    try:
+        return records.load(kind, path, MAX_RECORD_BYTES)
+    except GolfError:
+        return None  # not there yet, or damaged: `golf rebuild` makes it anew
+
+
+def _data_of_run(view: RunView, redactor: Redactor) -> list[DataUsed]:
+    """The data of all seeds; as a rule they are the same."""
+    found: dict[tuple[str, str], DataUsed] = {}
+    for seed in view.job.seeds:
+        record = _loaded(DataRecord, view.folder / f"seed-{seed}" / DATA)
+        for item in [] if record is None else _data_used(record, redactor):
+            found.setdefault((item.name, item.digest), item)
+    return list(found.values())
+
+
+def _data_used(record: DataRecord, redactor: Redactor) -> list[DataUsed]:
+    path = redactor.redact(record.path)
+    name = Path(path).name or "data"
+    train = {file: digest for file, digest in record.checksums.items() if "_train_" in file}
+    val = {file: digest for file, digest in record.checksums.items() if file not in train}
+    return [
+        DataUsed(f"{name}, training", _digest(train), path, "training", record.train_tokens, len(train)),
+        DataUsed(f"{name}, validation", _digest(val), path, "validation", record.val_tokens, len(val)),
+    ]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+def claim_metrics(result: RunResult) -> dict[str, float]:
+    """The claim's figures by metric name; only those that exist."""
+    claim = result.claim
+    metrics: dict[str, float] = {}
+    for name, summary in claim.scores.items():
+        metrics[f"claim/bpb_{name}_mean"] = summary.mean
+        if summary.sd is not None:
+            metrics[f"claim/bpb_{name}_sd"] = summary.sd
+    for test, label in zip(claim.tests, ("margin", "zero"), strict=False):
+        metrics |= {f"claim/p_{label}": test.p} if test.p is not None else {}
+    baseline, mixture = Job.from_dict(result.job).baseline, claim.scores.get("mixture")
+    if baseline is not None and mixture is not None:
+        metrics["claim/gain_bpb"] = baseline.mean_bpb - mixture.mean
+    if claim.margin_bpb is not None:
+        metrics["claim/margin_bpb"] = claim.margin_bpb
+    return metrics | {"claim/seeds_finished": float(sum(seed.status == "finished" for seed in result.seeds))}
+
+
+def _spent(view: RunView, result: RunResult) -> dict[str, float]:
+    """Time and price of the whole run, all attempts."""
+    seconds = sum(max(0.0, (a.ended or max(a.started, view.last_sign)) - a.started) for a in view.attempts)
+    hours = seconds * view.job.resources.nodes / HOUR_S
+    price = view.job.cost.per_node_hour
+    spent = {"run/wall_seconds": result.finished - result.started, "run/node_hours": hours}
+    return spent if price is None else {**spent, "run/cost": price * hours}
