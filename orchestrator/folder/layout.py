@@ -1,4 +1,4 @@
-"""Names of the files in a run's folder, and which stage of a seed leaves which."""
+"""Names of the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,3 @@ READABLE = "train_gpt_readable.py"
 LOG, DATA, AUDIT = "log.jsonl", "data.json", "audit.json"
 PREFLIGHT, BREAKDOWN = "preflight.json", "breakdown.json"
 SNAPSHOT = "snapshot.bin"
-
-STAGE_FILES = {"train": (CHECKPOINT,), "export": (ARTIFACT, PROGRAM, READABLE), "evaluate": (), "audit": (AUDIT,)}
-"""The stages in order, and what each leaves in the seed's folder."""

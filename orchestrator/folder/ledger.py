@@ -21,9 +21,9 @@ from golf_core import records
 from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.records import to_dict
-from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
+from golf_core.results import EvalResult
 from orchestrator.folder.layout import LEDGER
-from orchestrator.folder.results import SeedResult
+from orchestrator.folder.results import MAKING, STAGES, SeedResult
 from orchestrator.job.document import printable
 
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
@@ -153,13 +153,6 @@ def _entry(line: bytes) -> Entry | None:
 
 # --- figures of stages in the ledger ---
 
-STAGES: Mapping[str, type] = {
-    "train": TrainResult,
-    "export": ExportResult,
-    "evaluate": EvalResult,
-    "audit": AuditRecord,
-}
-
 
 def figures_of(result: SeedResult, stage: str) -> Any:
     """A stage's figures for the ledger, in a line that people can read; None where there are none."""
@@ -189,7 +182,7 @@ def figures_in(entries: Sequence[Entry], seed: int, other: SeedResult | None, no
         elif entry.kind == "stage_finished" and isinstance(stage, str) and stage in STAGES:
             found[stage] = figures
         elif entry.kind == "seed_adopted" and isinstance(figures, Mapping):
-            found |= {name: figures[name] for name in ("train", "export") if figures.get(name) is not None}
+            found |= {name: figures[name] for name in MAKING if figures.get(name) is not None}
     return {stage: _result(stage, values, seed, other, notes) for stage, values in found.items()}
 
 
@@ -200,7 +193,7 @@ def _result(stage: str, values: Any, seed: int, other: SeedResult | None, notes:
             notes.append(f"seed {seed}: the figures of its {stage} are lost")
         return figures
     try:
-        return records.from_dict(STAGES[stage], values, where=f"{stage} of seed {seed} in the ledger")
+        return records.from_dict(STAGES[stage].result, values, where=f"{stage} of seed {seed} in the ledger")
     except ConfigError as error:
         notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(str(error))}")
         return None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
+from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, CHECKPOINT, PROGRAM, READABLE, SNAPSHOT
+from orchestrator.job.limits import PhaseLimits
+from orchestrator.job.load import Job
 
 
 @dataclass(frozen=True)
@@ -127,3 +130,78 @@ def waiting_result(seed: int) -> SeedResult:
     """The result of a seed that has not begun: what is reported if it never does."""
     now = time.time()
     return SeedResult(seed, "failed", "not started", None, None, None, now, now, "")
+
+
+# --- the stages of a seed ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a seed. `golf_core.seed` has the function of its name, `SeedResult` the field."""
+
+    name: str
+    result: type
+    """What it returns, and what the ledger keeps of it."""
+    limit: Callable[[PhaseLimits], float]
+    """Seconds after which it is ended."""
+    files: tuple[str, ...] = ()
+    """What it leaves in the seed's folder; the ledger has their checksums."""
+    needs: tuple[str, ...] = ()
+    """Files of the seed's folder that it begins with."""
+    extras: tuple[str, ...] = ()
+    """Files that are taken along where they are there: their loss costs no stage."""
+    midway: str | None = None
+    """The file from which it can go on in the middle, written while it runs."""
+    alone: bool = False
+    """Runs on rank 0 alone."""
+    budget: Callable[[Job], float | None] = lambda job: None
+    """Seconds that a claim may use for it."""
+    wanted: Callable[[Job], bool] = lambda job: True
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "train",
+            TrainResult,
+            limit=lambda limits: limits.train,
+            files=(CHECKPOINT,),
+            midway=SNAPSHOT,
+            budget=lambda job: job.budgets.train_seconds,
+        ),
+        Stage(
+            "export",
+            ExportResult,
+            limit=lambda limits: limits.export,
+            files=(ARTIFACT, PROGRAM, READABLE),
+            needs=(CHECKPOINT,),
+            alone=True,
+        ),
+        Stage(
+            "evaluate",
+            EvalResult,
+            limit=lambda limits: limits.evaluate,
+            needs=(ARTIFACT,),
+            extras=(BREAKDOWN,),
+            budget=lambda job: job.budgets.eval_seconds,
+        ),
+        Stage(
+            "audit",
+            AuditRecord,
+            limit=lambda limits: limits.audit,
+            files=(AUDIT,),
+            needs=(ARTIFACT,),
+            alone=True,
+            wanted=lambda job: job.audit.positions > 0,
+        ),
+    )
+}
+"""In their order."""
+MAKING = ("train", "export")
+"""The stages that make the artifact: a run that evaluates another's does without them."""
+
+
+def wanted_stages(job: Job) -> list[Stage]:
+    """The stages that `job` asks for, in order."""
+    return [stage for stage in STAGES.values() if stage.wanted(job)]

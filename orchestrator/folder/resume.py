@@ -16,10 +16,9 @@ from orchestrator.folder.layout import (
     LEDGER,
     LOG,
     RESULT,
-    STAGE_FILES,
 )
 from orchestrator.folder.ledger import Entry, figures_in, read_ledger
-from orchestrator.folder.results import Attempt, SeedResult, waiting_result
+from orchestrator.folder.results import STAGES, Attempt, SeedResult, waiting_result
 from orchestrator.folder.seed_log import read_events
 from orchestrator.job.document import printable
 from orchestrator.job.load import Job
@@ -78,7 +77,7 @@ def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: boo
     evaluate = result.evaluate if export and "evaluate" not in damaged else None
     audit = result.audit if evaluate is not None and "audit" not in damaged else None
     kept = replace(result, train=train, export=result.export if export else None, evaluate=evaluate, audit=audit)
-    for stage in STAGE_FILES:
+    for stage in STAGES:
         if getattr(result, stage) is not None and getattr(kept, stage) is None:
             notes.append(
                 f"seed {seed}: {stage} is done again: {damaged.get(stage, 'what it was made from is damaged')}"
@@ -109,7 +108,7 @@ def _recorded(path: Path, seed: int, entries: Sequence[Entry], notes: list[str])
 def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[str, str]:
     """Stages whose files are not those that the ledger saw, with what is wrong."""
     damaged = {}
-    for stage, names in STAGE_FILES.items():
+    for stage in STAGES:
         ends = [
             entry
             for entry in entries
@@ -121,7 +120,7 @@ def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[st
         expected = ends[-1].fields.get("files")
         if not isinstance(expected, dict):
             expected = {}
-        for name in names:
+        for name in STAGES[stage].files:
             path = place / name
             if not path.is_file():
                 damaged[stage] = f"{path} is missing"
@@ -146,7 +145,7 @@ def attempts_of(place: Path, seed: int, entries: Sequence[Entry], recorded: Sequ
             known = [printable(str(end.fields.get(name, "unknown"))) for name in ("stage", "failure", "error")]
             found[number] = Attempt(entry.time, end.time, known[0], known[1], known[2])
             continue
-        stages = list(STAGE_FILES)
+        stages = list(STAGES)
         done = [e.fields.get("stage") for e in rest if e.kind == "stage_finished" and e.fields.get("stage") in stages]
         stage = stages[min(stages.index(str(done[-1])) + 1, len(stages) - 1)] if done else "train"
         last = _last_sign(place, entry.time)

@@ -17,10 +17,10 @@ from golf_core.config import GolfConfig
 from golf_core.projection import AllReduce, DryRun
 from orchestrator.job.load import Job
 from orchestrator.preflight.data import check_data_folder
+from orchestrator.preflight.disk import check_disk, check_shm, need_of
 from orchestrator.preflight.findings import Finding, Preflight, error, ok
 from orchestrator.preflight.gpus import check_gpus, is_kind
 from orchestrator.preflight.plan import estimate
-from orchestrator.preflight.room import check_disk, check_shm, need_of
 
 if TYPE_CHECKING:
     from golf_core.distributed import Ranks

@@ -9,6 +9,7 @@ from statistics import stdev
 
 from golf_core.projection import DryRun
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, margin_in_bpb
+from orchestrator.folder.results import wanted_stages
 from orchestrator.job.limits import phase_limits
 from orchestrator.job.load import Baseline, Job
 
@@ -16,7 +17,7 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One stage of a seed: seconds."""
 
     name: str
@@ -33,7 +34,7 @@ class Plan:
     name: str
     runs: str
     """In a sentence: seeds, preset, machines."""
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     cost: CostEstimate
     power: PowerPlan | None
     """None without a baseline."""
@@ -44,14 +45,8 @@ def plan(job: Job, places: int = 1, power: float = POWER, sd: float | None = Non
     """Plan `job` with `places` seeds side by side. Raises `ValueError` as `plan_power` does."""
     limits = phase_limits(job)
     train = job.config.train
-    stages = [
-        Stage("start", None, limits.start),
-        Stage("train", job.budgets.train_seconds, limits.train),
-        Stage("export", None, limits.export),
-        Stage("evaluate", job.budgets.eval_seconds, limits.evaluate),
-    ]
-    if job.audit.positions:
-        stages.append(Stage("audit", None, limits.audit))
+    stages = [PlannedStage("start", None, limits.start)]
+    stages += [PlannedStage(stage.name, stage.budget(job), stage.limit(limits)) for stage in wanted_stages(job)]
     needs = None
     if job.baseline is not None:
         needs = plan_power(job.baseline, len(job.seeds), power, sd, gain, job.min_seeds_for_claim)
@@ -258,8 +253,8 @@ def estimate(job: Job, places: int = 1, dry: DryRun | None = None) -> CostEstima
     nodes = places * job.resources.nodes
     expected, assumptions = _expected(job, dry)
     limits = phase_limits(job)
-    attempt = limits.start + limits.train + limits.export + limits.evaluate
-    worst = (attempt + (limits.audit if job.audit.positions else 0.0)) * (1 + job.limits.retries)
+    attempt = limits.start + sum(stage.limit(limits) for stage in wanted_stages(job))
+    worst = attempt * (1 + job.limits.retries)
     rehearsal = DRY_RUN_S if job.resources.accelerator is not None else 0.0
     wall, wall_worst = rehearsal + rounds * expected, rehearsal + rounds * worst
     hours, hours_worst = nodes * wall / HOUR_S, nodes * wall_worst / HOUR_S

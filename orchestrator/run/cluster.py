@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.preflight.nodes import ClusterError, Node
-from orchestrator.run.job_queue import Turnstile
+from orchestrator.run.job_queue import JobQueue
 
 PROBE_S = 5.0
 TURN_S = 1.0
@@ -104,8 +104,8 @@ def turn(kind: str, stopped: threading.Event) -> Iterator[Callable[[], None] | N
     from ray.exceptions import RayActorError
 
     ticket = secrets.token_hex(8)
-    queue = ray.remote(num_cpus=0)(Turnstile).options(
-        name=f"golf-turnstile-{kind}", namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+    queue = ray.remote(num_cpus=0)(JobQueue).options(
+        name=f"golf-queue-{kind}", namespace=NAMESPACE, lifetime="detached", get_if_exists=True
     )
 
     def ask(method: str) -> int:
@@ -132,7 +132,7 @@ def turn(kind: str, stopped: threading.Event) -> Iterator[Callable[[], None] | N
         yield keep if mine else None
     finally:
         with suppress(RayActorError, ValueError):
-            actor = ray.get_actor(f"golf-turnstile-{kind}", namespace=NAMESPACE)
+            actor = ray.get_actor(f"golf-queue-{kind}", namespace=NAMESPACE)
             if ray.get(actor.leave.remote(ticket)) == 0:
                 ray.kill(actor)
 

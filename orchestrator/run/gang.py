@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from golf_core.errors import GolfError, LostError, RunError
 from golf_core.events import Event
+from orchestrator.folder.results import Stage
 from orchestrator.job.load import Resources
 from orchestrator.preflight.nodes import ACCELERATOR_PREFIX, ClusterError
 from orchestrator.run.failures import LimitError, of_rank
-from orchestrator.run.heartbeat import Pulse, Steadiness
+from orchestrator.run.heartbeat import Heartbeat, StallWatch
 from orchestrator.run.processes import RankProcess, end_processes, family_of
 from orchestrator.run.rank import Rank
 
@@ -104,13 +105,18 @@ class Gang:
         """The same on rank 0 alone; returns its result."""
         return self._call(self._actors[:1], method, arguments, limit_s, on_event)[0]
 
-    def glance(self, name: str, limit_s: float) -> bytes | None:
+    def work_on(self, stage: Stage, seed: int, positions: int, limit_s: float, on_event: Listener) -> Any:
+        """Run a stage; returns its result as plain values. Events, failures and limits as in `call`."""
+        actors = self._actors[:1] if stage.alone else self._actors
+        return self._call(actors, "work_on", (stage.name, seed, positions), limit_s, on_event, stage.name)[0]
+
+    def read_now(self, name: str, limit_s: float) -> bytes | None:
         """A file of rank 0's folder while a stage runs; None where it is not to be had within `limit_s`."""
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
         try:
-            content: bytes | None = ray.get(self._actors[0].glance.remote(name), timeout=limit_s)
+            content: bytes | None = ray.get(self._actors[0].read_now.remote(name), timeout=limit_s)
         except (GetTimeoutError, RayError):  # a lost rank is noticed by the stage's own call
             return None
         return content
@@ -177,6 +183,7 @@ class Gang:
         arguments: Sequence[Any],
         limit_s: float,
         on_event: Listener | None,
+        what: str = "",
     ) -> list[Any]:
         import ray
 
@@ -184,14 +191,16 @@ class Gang:
         shared = [ray.put(a) if isinstance(a, bytes) else a for a in arguments]
         calls = [getattr(actor, method).remote(*shared) for actor in actors]
         waiting, began = calls, time.monotonic()
-        pulse = Pulse(len(self._actors), lambda rank: self._actors[rank].pulse.remote(), _answered, self._stall_seconds)
-        steadiness = Steadiness(self._stall_seconds)
+        heartbeat = Heartbeat(
+            len(self._actors), lambda rank: self._actors[rank].heartbeat.remote(), _answered, self._stall_seconds
+        )
+        stalls = StallWatch(self._stall_seconds)
 
         def drain() -> None:
             if on_event is None:
                 return  # they wait for the next call to which somebody listens
             for event in self._take_events():
-                steadiness.saw(event)
+                stalls.saw(event)
                 on_event(event)
 
         while waiting:
@@ -200,11 +209,11 @@ class Gang:
             if failures:
                 raise _root(failures, waiting)
             drain()
-            pulse.check()
+            heartbeat.check()
             if waiting:
-                steadiness.check()
+                stalls.check()
             if waiting and time.monotonic() - began > limit_s:
-                raise LimitError(f"'{method}' did not end within {limit_s:g} s (limits); see the seed's log")
+                raise LimitError(f"'{what or method}' did not end within {limit_s:g} s (limits); see the seed's log")
         drain()
         return [ray.get(call) for call in calls]
 
@@ -236,9 +245,9 @@ def _as_actor(cls: type) -> type:
             return super().describe() | node
 
         events = ray.method(concurrency_group="io")(cls.events)  # type: ignore[attr-defined]
-        pulse = ray.method(concurrency_group="io")(cls.pulse)  # type: ignore[attr-defined]
-        # On its own: a large file must not keep the pulse waiting.
-        glance = ray.method(concurrency_group="files")(cls.glance)  # type: ignore[attr-defined]
+        heartbeat = ray.method(concurrency_group="io")(cls.heartbeat)  # type: ignore[attr-defined]
+        # On its own: a large file must not keep the heartbeat waiting.
+        read_now = ray.method(concurrency_group="files")(cls.read_now)  # type: ignore[attr-defined]
 
     return RankActor
 

@@ -9,13 +9,13 @@ from typing import Any
 from golf_core.errors import LostError
 from golf_core.events import Event
 
-PULSE_EVERY_S = 5.0
+HEARTBEAT_EVERY_S = 5.0
 PATIENT = 10.0
 """A step or chunk may take so many times the longest so far."""
 Now = Callable[[], float]
 
 
-class Pulse:
+class Heartbeat:
     """Asks every rank now and then whether it is alive. A rank answers beside its work, from a thread of its own."""
 
     def __init__(
@@ -45,14 +45,14 @@ class Pulse:
             raise LostError(
                 f"rank{'s' if len(silent) > 1 else ''} {named} showed no sign of life for {self._stall_seconds:g} s"
             )
-        if now - self._last >= min(PULSE_EVERY_S, self._stall_seconds / 4):
+        if now - self._last >= min(HEARTBEAT_EVERY_S, self._stall_seconds / 4):
             self._last = now
             for rank in range(self._ranks):
                 if rank not in self._asked:
                     self._asked[rank] = (self._ask(rank), now)
 
 
-class Steadiness:
+class StallWatch:
     """Notices work that has come to rest although every process is alive: ranks that wait for each other for ever.
 
     Goes by the steps and chunks that are reported: once two have come, the next may take ten times the longest pause,

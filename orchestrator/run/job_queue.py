@@ -9,7 +9,7 @@ GONE_S = 15.0
 """A ticket that is not asked about for so long belongs to a driver that is gone."""
 
 
-class Turnstile:
+class JobQueue:
     """Tickets in the order of their arrival. A job draws one for each seed, so that jobs take turns."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from golf_core.events import Event, Listener, ignore
 from golf_core.records import from_dict, to_dict
+from orchestrator.folder.results import STAGES
 
 FOLDER_PREFIX = "golf-rank-"
 
@@ -126,88 +127,32 @@ class Rank:
         self._listener(Event("note", {"message": "preflight: node, interconnect, rehearsal"}))
         return check_rank(to_dict(self._config), data, self._ranks, request)
 
-    def train(self, seed: int) -> dict[str, Any]:
-        """The training stage; leaves the checkpoint in rank 0's folder.
+    def work_on(self, name: str, seed: int, positions: int) -> dict[str, Any] | None:
+        """Run the stage of this name for `seed`; rank 0 returns its result as a mapping and holds its files."""
+        from golf_core import seed as stages
+        from golf_core.distributed import single
 
-        It goes on from the snapshot in that folder, where there is one and the job asks for snapshots.
-        """
-        from golf_core.stages import train_stage
-        from golf_core.train.snapshot import Snapshots, latest_snapshot
-
-        out = self._folder
-        resumes = self._rank == 0 and self._config.train.snapshot_seconds is not None
-        resume = latest_snapshot(out) if resumes else None
-        keeper = Snapshots(out, self._config, self._ranks, seed, resume)
-        return to_dict(train_stage(self._config, self._paths, self._ranks, seed, out, self._listener, keeper))
-
-    def export(self) -> dict[str, Any] | None:
-        """The export stage; rank 0 returns the figures and holds the artifact and both forms of the program."""
-        from golf_core.artifact.export import CHECKPOINT_NAME
-        from golf_core.artifact.program.generate import READABLE_NAME, readable_program
-        from golf_core.files import write_text
-        from golf_core.stages import export_stage
-
-        checkpoint, out = self.path(CHECKPOINT_NAME), self._folder
-        result = export_stage(self._config, checkpoint, self._ranks, out, self._listener)
-        if result is None:
-            return None
-        write_text(self.path(READABLE_NAME), readable_program(self._config))
-        return to_dict(result)
-
-    def evaluate(self, artifact: bytes) -> dict[str, Any]:
-        """The evaluation stage, on the artifact's bytes as they lie in the run's folder; leaves a breakdown here."""
-        from golf_core.artifact.export import ARTIFACT_NAME
-        from golf_core.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
-        from golf_core.files import write_bytes
-        from golf_core.stages import evaluate_stage
-
-        path, out = self.path(ARTIFACT_NAME), self._folder
-        write_bytes(path, artifact)
-        self.path(BREAKDOWN).unlink(missing_ok=True)
-        kept = TokenLosses(self._ranks)
-        result = evaluate_stage(self._config, path, self._paths, self._ranks, out, self._listener, kept)
-        breakdown_stage(kept, scorers_of(result), self._config, self._paths, self._ranks, out, self._listener)
-        return to_dict(result)
-
-    def audit(self, positions: int, seed: int) -> dict[str, Any]:
-        """Audit the evaluation of the artifact that was evaluated last, on this rank alone; leaves the report here.
-
-        `seed` draws the positions, so that the seeds of a run try different ones.
-        """
-        from golf_core.artifact.export import ARTIFACT_NAME
-        from golf_core.audit.report import AuditOptions
-        from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
-        from golf_core.records import save
-
-        def progress(line: str) -> None:
-            self._listener(Event("note", {"message": f"audit: {line}"}))
-
-        self._listener(Event("phase_started", {"phase": "audit"}))
-        config = self.path("config.json")
-        save(self._config, config)
-        options = AuditOptions(parts=("kraft",), positions=positions, checks=1, seed=seed)
-        paths = (self.path(ARTIFACT_NAME), self._paths.folder, self._paths.tokenizer, config)
-        report = audit_evaluation(*paths, options, progress=progress)
-        save(report, self.path(AUDIT_RECORD))
-        self._listener(Event("phase_finished", {"phase": "audit", "seconds": report.seconds}))
-        return to_dict(in_short(report))
+        ranks = single(self._ranks.device) if STAGES[name].alone else self._ranks
+        work = stages.Work(self._config, self._paths, ranks, seed, self._folder, self._listener, positions)
+        result = getattr(stages, name)(work)
+        return None if result is None else to_dict(result)
 
     def fetch(self, name: str) -> bytes:
         """The bytes of a file in this rank's folder."""
         return self.path(name).read_bytes()
 
-    def glance(self, name: str) -> bytes | None:
+    def read_now(self, name: str) -> bytes | None:
         """The same while a stage runs; None where there is no such file yet."""
         path = self.path(name)
         return path.read_bytes() if path.exists() else None
 
-    def place(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> None:
         """Put a file that an earlier attempt left into this rank's folder."""
         from golf_core.files import write_bytes
 
         write_bytes(self.path(name), content)
 
-    def pulse(self) -> None:
+    def heartbeat(self) -> None:
         """A sign of life. Answers while a stage runs; a process that is frozen or swapped out does not."""
 
     def events(self) -> list[Event]:

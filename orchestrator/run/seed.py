@@ -15,25 +15,21 @@ from golf_core import records
 from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_bytes, write_text
-from golf_core.results import AuditRecord, DataRecord, EvalResult, ExportResult, TrainResult
+from golf_core.results import DataRecord
 from golf_core.train.snapshot import is_whole
 from orchestrator.folder.earlier import EarlierSeed
 from orchestrator.folder.layout import (
     ARTIFACT,
-    AUDIT,
-    BREAKDOWN,
-    CHECKPOINT,
     DATA,
     LOG,
     PREFLIGHT,
     RESULT,
     SNAPSHOT,
-    STAGE_FILES,
 )
 from orchestrator.folder.ledger import Ledger, figures_of
 from orchestrator.folder.provenance import describe_hardware
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.results import Attempt, SeedResult
+from orchestrator.folder.results import MAKING, STAGES, Attempt, SeedResult, Stage, wanted_stages
 from orchestrator.folder.resume import begin_log
 from orchestrator.job.limits import PhaseLimits, phase_limits
 from orchestrator.job.load import Job
@@ -81,20 +77,18 @@ class SeedRun:
         self.adopted = True
         write_bytes(self.folder / ARTIFACT, earlier.artifact)
         self.result = replace(self.result, train=earlier.train, export=earlier.export)
-        figures = {stage: figures_of(self.result, stage) for stage in ("train", "export")}
+        figures = {stage: figures_of(self.result, stage) for stage in MAKING}
         self.ledger.append("seed_adopted", seed=self.result.seed, figures=figures)
 
-    def _missing(self) -> list[str]:
+    def _missing(self) -> list[Stage]:
         """The stages that still have to be run, in order."""
-        wanted = ["evaluate", *(["audit"] if self.job.audit.positions else [])]
-        if not self.adopted:
-            wanted = ["train", "export", *wanted]
-        return [stage for stage in wanted if getattr(self.result, stage) is None]
+        wanted = [stage for stage in wanted_stages(self.job) if not (self.adopted and stage.name in MAKING)]
+        return [stage for stage in wanted if getattr(self.result, stage.name) is None]
 
     def run(self, placement: Placement) -> SeedResult:
         """One attempt at all stages that are missing; never raises: a failure becomes part of the result."""
         seed, attempt = self.result.seed, len(self.result.attempts) + 1
-        kept = [stage for stage in STAGE_FILES if getattr(self.result, stage) is not None]
+        kept = [stage for stage in STAGES if getattr(self.result, stage) is not None]
         began, self._stage, self.mistake = time.time(), "start", None
         self._limits = phase_limits(self.job)
         self._gang, self._on_gang = None, set()
@@ -165,82 +159,68 @@ class SeedRun:
         records.save(self.data, self.folder / DATA)
         if job.resources.accelerator is not None:
             self._preflight(self._gang, data)
-        stages: dict[str, Callable[[Gang], None]] = {
-            "train": self._train,
-            "export": self._export,
-            "evaluate": self._evaluate,
-            "audit": self._audit,
-        }
         for stage in self._missing():
-            self._stage, began = stage, time.time()
-            stages[stage](self._gang)
+            self._stage, began = stage.name, time.time()
+            self._run_stage(self._gang, stage)
             # What a seed has reached has left its node, and is on disk, before the next stage begins.
             records.save(self.result, self.folder / RESULT)
             self.ledger.append(
                 "stage_finished",
                 seed=self.result.seed,
-                stage=stage,
+                stage=stage.name,
                 seconds=time.time() - began,
-                files={name: sha256(self.folder / name) for name in STAGE_FILES[stage]},
-                figures=figures_of(self.result, stage),
+                files={name: sha256(self.folder / name) for name in stage.files},
+                figures=figures_of(self.result, stage.name),
             )
 
     def _preflight(self, gang: Gang, data: dict[str, Any] | None) -> None:
         """Look at the gang's nodes, and rehearse if this seed is the first to come so far."""
         self._stage = "preflight"
-        steps = DRY_STEPS if self.rehearse and "train" in self._missing() else 0
+        steps = DRY_STEPS if self.rehearse and self.result.train is None and not self.adopted else 0
         found = check_gang(gang, self.job, data, steps, self._limits.train, self._relay)
         records.save(found, self.folder / PREFLIGHT)
         for finding in found.warnings:
             self._note(f"warning: {sentence(finding)}")
         found.refuse_errors()
 
-    def _train(self, gang: Gang) -> None:
-        snapshot = self.folder / SNAPSHOT
-        if self.job.config.train.snapshot_seconds is not None and snapshot.exists():
-            if is_whole(snapshot):
-                self._place(gang, SNAPSHOT)
-            else:
-                self._note(f"{snapshot} is damaged: training begins anew")
+    def _run_stage(self, gang: Gang, stage: Stage) -> None:
+        """Give the ranks what the stage begins with, let them work, and take what it leaves."""
+        for name in stage.needs:
+            self._put(gang, name, everywhere=not stage.alone)
+        if stage.midway is not None:
+            self._put_snapshot(gang, self.folder / stage.midway)
+        for name in stage.extras:
+            (self.folder / name).unlink(missing_ok=True)
 
         def on_event(event: Event) -> None:
             self._relay(event)
             if "snapshot_step" in event.fields:
                 self._keep_snapshot(gang)
 
-        trained = gang.call("train", self.result.seed, limit_s=self._limits.train, on_event=on_event)[0]
-        self._fetch(gang, CHECKPOINT)
-        snapshot.unlink(missing_ok=True)
-        self.result = replace(self.result, train=records.from_dict(TrainResult, trained))
-
-    def _export(self, gang: Gang) -> None:
-        self._place(gang, CHECKPOINT)
-        exported = gang.call("export", limit_s=self._limits.export, on_event=self._relay)[0]
-        for name in STAGE_FILES["export"]:
+        limit_s = stage.limit(self._limits)
+        found = gang.work_on(stage, self.result.seed, self.job.audit.positions, limit_s, on_event)
+        for name in stage.files:
             self._fetch(gang, name)
-        self.result = replace(self.result, export=records.from_dict(ExportResult, exported))
+        for name in stage.extras:
+            content = gang.read_now(name, self._limits.transfer)
+            if content is not None:
+                write_bytes(self.folder / name, content)
+        if stage.midway is not None:
+            (self.folder / stage.midway).unlink(missing_ok=True)
+        figures: dict[str, Any] = {stage.name: records.from_dict(stage.result, found)}
+        self.result = replace(self.result, **figures)
 
-    def _evaluate(self, gang: Gang) -> None:
-        artifact = (self.folder / ARTIFACT).read_bytes()
-        evaluated = gang.call("evaluate", artifact, limit_s=self._limits.evaluate, on_event=self._relay)[0]
-        self._on_gang.add(ARTIFACT)
-        # The figures stand without it: it is no stage's file, and its loss costs no evaluation.
-        (self.folder / BREAKDOWN).unlink(missing_ok=True)
-        sorted_losses = gang.glance(BREAKDOWN, self._limits.transfer)
-        if sorted_losses is not None:
-            write_bytes(self.folder / BREAKDOWN, sorted_losses)
-        self.result = replace(self.result, evaluate=records.from_dict(EvalResult, evaluated))
-
-    def _audit(self, gang: Gang) -> None:
-        self._place(gang, ARTIFACT)
-        positions, seed = self.job.audit.positions, self.result.seed
-        audited = gang.call_first("audit", positions, seed, limit_s=self._limits.audit, on_event=self._relay)
-        self._fetch(gang, AUDIT)
-        self.result = replace(self.result, audit=records.from_dict(AuditRecord, audited))
+    def _put_snapshot(self, gang: Gang, snapshot: Path) -> None:
+        if self.job.config.train.snapshot_seconds is None or not snapshot.exists():
+            return
+        if is_whole(snapshot):
+            self._put(gang, snapshot.name)
+        else:
+            self._note(f"{snapshot} is damaged: training begins anew")
 
     def _keep_snapshot(self, gang: Gang) -> None:
         """Take the latest snapshot off the node. Training goes on without, if that cannot be done."""
-        content = gang.glance(SNAPSHOT, SNAPSHOT_WAIT_S)
+        content = gang.read_now(SNAPSHOT, SNAPSHOT_WAIT_S)
         try:
             if content is not None:
                 write_bytes(self.folder / SNAPSHOT, content)
@@ -251,11 +231,11 @@ class SeedRun:
         write_bytes(self.folder / name, gang.call_first("fetch", name, limit_s=self._limits.transfer))
         self._on_gang.add(name)
 
-    def _place(self, gang: Gang, name: str) -> None:
-        """Give rank 0 a file that an earlier attempt left, unless it has it from its own work."""
-        if name not in self._on_gang:
-            content = (self.folder / name).read_bytes()
-            gang.call_first("place", name, content, limit_s=self._limits.transfer)
+    def _put(self, gang: Gang, name: str, everywhere: bool = False) -> None:
+        """Give rank 0 a file that an earlier attempt left, unless it has it from its own work; or give it to all."""
+        if name not in self._on_gang or everywhere:
+            put = gang.call if everywhere else gang.call_first
+            put("put", name, (self.folder / name).read_bytes(), limit_s=self._limits.transfer)
             self._on_gang.add(name)
 
     def _relay(self, event: Event) -> None:

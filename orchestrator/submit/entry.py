@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from golf_core.errors import GolfError, RunError, UserError
+from orchestrator.folder.results import wanted_stages
 from orchestrator.job.limits import phase_limits
 from orchestrator.job.load import Job
 
@@ -100,8 +101,7 @@ def worst_case_seconds(job: Job, parallel: int = 1) -> int:
     if parallel < 1:
         raise ValueError(f"parallel: {parallel} gangs are none")
     limits = phase_limits(job)
-    audit = limits.audit if job.audit.positions else 0.0
-    phases = limits.start + limits.train + limits.export + limits.evaluate + audit
+    phases = limits.start + sum(stage.limit(limits) for stage in wanted_stages(job))
     attempt = phases + FILES * limits.transfer + BETWEEN_ATTEMPTS_S
     rounds = -(-len(job.seeds) // parallel)
     return math.ceil(rounds * (1 + job.limits.retries) * attempt)

@@ -27,7 +27,7 @@ FORMAT = 1
 REQUIRED = ("mlflow", "numpy", "pandas", "sentencepiece", "torch")
 FILES = {"artifact": "model.golf", "tokenizer": "tokenizer.model", "config": "config.json"}
 """What the scorer finds, and the names of the files."""
-SCORER = Path(__file__).with_name("scorer.py")
+SCORER = Path(__file__).with_name("mlflow_scorer.py")
 
 
 def model_of(

@@ -17,10 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
+from run_builders import STAGE_FILES
 from tiny import OVERRIDES, REPO, only_run, write_job
 
 from golf_core.records import load
-from orchestrator.folder.layout import STAGE_FILES
 from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.results import RunResult
 

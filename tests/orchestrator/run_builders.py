@@ -14,11 +14,12 @@ from golf_core import records
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_text
 from orchestrator.claim.judge import judge
-from orchestrator.folder.layout import LOG, RESULT, STAGE_FILES
+from orchestrator.folder.layout import LOG, RESULT
 from orchestrator.folder.ledger import Ledger, figures_of, this_process
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import STAGES, RunResult, SeedResult
 from orchestrator.folder.resume import begin_log
 
+STAGE_FILES = {name: stage.files for name, stage in STAGES.items()}
 T0 = 1_700_000_000.0
 RANKS = [{"node": "node-a", "pid": 1, "device": "NVIDIA H100 80GB HBM3"}] * 8
 

@@ -19,6 +19,7 @@ from claim_builders import CANDIDATE, audit_record, finished, job
 from fuzz_tools import answer, bounded
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from run_builders import STAGE_FILES
 from verify_builders import RUNS, claims, log_lines, write_folder
 
 from golf_core import records
@@ -27,7 +28,7 @@ from golf_core.records import to_dict
 from golf_core.results import DataRecord
 from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
-from orchestrator.folder.layout import LEDGER, LOG, RESULT, STAGE_FILES
+from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, Ledger, read_ledger
 from orchestrator.folder.resume import Remains, remains_of
 from orchestrator.folder.seed_log import read_events, seed_log

@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from golf_core import records
 from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.command import plan_command, preflight
+from orchestrator.preflight.disk import check_disk, check_shm, need_of, parameters
 from orchestrator.preflight.findings import Finding, Preflight, PreflightError, error, ok, sentence
 from orchestrator.preflight.local import check_commit, check_here, check_mlflow, check_versions
-from orchestrator.preflight.room import check_disk, check_shm, need_of, parameters
 from orchestrator.run.check import check_command
 
 REPO = Path(__file__).resolve().parents[2]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from claim_builders import CANDIDATE, audit_record, finished, job
+from run_builders import STAGE_FILES
 
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
-from orchestrator.folder.layout import LOG, RESULT, STAGE_FILES
+from orchestrator.folder.layout import LOG, RESULT
 from orchestrator.folder.ledger import Ledger
 from orchestrator.folder.results import SeedResult
 from orchestrator.folder.resume import begin_log, remains_of

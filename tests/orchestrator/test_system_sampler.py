@@ -16,7 +16,7 @@ from tiny import golf, only_run, write_job
 from golf_core.events import Event
 from golf_core.plain_log import event_line
 from golf_core.results import MIB
-from orchestrator.run.heartbeat import Steadiness
+from orchestrator.run.heartbeat import StallWatch
 from orchestrator.run.sampler import Sampler
 
 FIGURES = {"elapsed_s", "cpu_percent", "memory_mib", "memory_total_mib", "process_memory_mib", "gpus"}
@@ -122,7 +122,7 @@ def test_a_listener_that_fails_ends_nothing() -> None:
 def test_samples_are_no_progress() -> None:
     """Ranks that wait for each other still sample; the stall is noticed all the same."""
     now = [0.0]
-    steadiness = Steadiness(10.0, lambda: now[0])
+    steadiness = StallWatch(10.0, lambda: now[0])
     for step in (1, 2):
         now[0] += 1
         steadiness.saw(Event("train_step", {"step": step, "total": 99}))

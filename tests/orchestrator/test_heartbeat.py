@@ -7,7 +7,7 @@ import pytest
 from golf_core.errors import ConfigError, LostError, NumericsError, RunError
 from golf_core.events import Event
 from orchestrator.run.failures import DeviceMemoryError, LimitError, kind_of, of_rank
-from orchestrator.run.heartbeat import PULSE_EVERY_S, Pulse, Steadiness
+from orchestrator.run.heartbeat import HEARTBEAT_EVERY_S, Heartbeat, StallWatch
 
 
 class World:
@@ -23,92 +23,92 @@ class World:
     def answered(self, questions: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return [question for question in questions if question[0] not in self.silent]
 
-    def pulse(self, stall_seconds: float = 45.0) -> Pulse:
-        return Pulse(4, self.ask, self.answered, stall_seconds, lambda: self.now)
+    def heartbeat(self, stall_seconds: float = 45.0) -> Heartbeat:
+        return Heartbeat(4, self.ask, self.answered, stall_seconds, lambda: self.now)
 
-    def pass_time(self, pulse: Pulse, seconds: float) -> None:
+    def pass_time(self, heartbeat: Heartbeat, seconds: float) -> None:
         end = self.now + seconds
         while self.now < end:
             self.now += 0.5
-            pulse.check()
+            heartbeat.check()
 
 
 def test_ranks_that_answer_are_asked_again() -> None:
     world = World()
-    world.pass_time(world.pulse(), 1000)
-    assert world.asked == pytest.approx(4 * 1000 / PULSE_EVERY_S, rel=0.2)
+    world.pass_time(world.heartbeat(), 1000)
+    assert world.asked == pytest.approx(4 * 1000 / HEARTBEAT_EVERY_S, rel=0.2)
 
 
 def test_a_silent_rank_is_named_in_time() -> None:
     world = World()
-    pulse = world.pulse()
-    world.pass_time(pulse, 100)
+    heartbeat = world.heartbeat()
+    world.pass_time(heartbeat, 100)
     world.silent = {2}
     with pytest.raises(LostError, match=r"rank 2 showed no sign of life for 45 s"):
-        world.pass_time(pulse, 60)
+        world.pass_time(heartbeat, 60)
     assert world.now < 100 + 60
 
 
 def test_a_pause_is_forgiven() -> None:
     world = World()
-    pulse = world.pulse()
-    world.pass_time(pulse, 100)
+    heartbeat = world.heartbeat()
+    world.pass_time(heartbeat, 100)
     world.silent = {1, 3}
-    world.pass_time(pulse, 40)
+    world.pass_time(heartbeat, 40)
     world.silent = set()
-    world.pass_time(pulse, 500)
+    world.pass_time(heartbeat, 500)
 
 
 def test_several_silent_ranks() -> None:
     world = World(0, 3)
     with pytest.raises(LostError, match=r"ranks 0, 3 showed"):
-        world.pass_time(world.pulse(8.0), 60)
+        world.pass_time(world.heartbeat(8.0), 60)
 
 
-def steps(steadiness: Steadiness, clock: list[float], count: int, seconds: float, first: int = 1) -> None:
+def steps(stalls: StallWatch, clock: list[float], count: int, seconds: float, first: int = 1) -> None:
     for step in range(first, first + count):
         clock[0] += seconds
-        steadiness.check()
-        steadiness.saw(Event("train_step", {"step": step, "total": 1000}))
+        stalls.check()
+        stalls.saw(Event("train_step", {"step": step, "total": 1000}))
 
 
 def test_work_that_comes_to_rest_is_noticed() -> None:
     clock = [0.0]
-    steadiness = Steadiness(45.0, lambda: clock[0])
-    steps(steadiness, clock, 20, 1.0)
+    stalls = StallWatch(45.0, lambda: clock[0])
+    steps(stalls, clock, 20, 1.0)
     clock[0] += 44
-    steadiness.check()
+    stalls.check()
     clock[0] += 2
     with pytest.raises(LostError, match=r"no training step for 45 s, though all ranks are alive"):
-        steadiness.check()
+        stalls.check()
 
 
 def test_slow_work_has_time() -> None:
     clock = [0.0]
-    steadiness = Steadiness(45.0, lambda: clock[0])
-    steps(steadiness, clock, 3, 60.0)
+    stalls = StallWatch(45.0, lambda: clock[0])
+    steps(stalls, clock, 3, 60.0)
     clock[0] += 590
-    steadiness.check()
+    stalls.check()
     clock[0] += 20
     with pytest.raises(LostError):
-        steadiness.check()
+        stalls.check()
 
 
 def test_nothing_is_expected_of_what_is_not_known() -> None:
     """The first step may compile for minutes; after the last, or a validation, something else comes."""
     clock = [0.0]
-    steadiness = Steadiness(45.0, lambda: clock[0])
-    steadiness.saw(Event("phase_started", {"phase": "train", "total": 1000}))
-    steps(steadiness, clock, 1, 3000.0)
+    stalls = StallWatch(45.0, lambda: clock[0])
+    stalls.saw(Event("phase_started", {"phase": "train", "total": 1000}))
+    steps(stalls, clock, 1, 3000.0)
     clock[0] += 3000
-    steadiness.check()
-    steps(steadiness, clock, 20, 1.0, first=2)
-    steadiness.saw(Event("note", {"message": "validating at step 21"}))
+    stalls.check()
+    steps(stalls, clock, 20, 1.0, first=2)
+    stalls.saw(Event("note", {"message": "validating at step 21"}))
     clock[0] += 3000
-    steadiness.check()
-    steps(steadiness, clock, 20, 1.0, first=981)
+    stalls.check()
+    steps(stalls, clock, 20, 1.0, first=981)
     clock[0] += 3000
-    steadiness.check()  # that was step 1000 of 1000
+    stalls.check()  # that was step 1000 of 1000
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,19 @@ from tiny import REPO, only_run, write_job
 
 from golf_core.records import load
 from orchestrator.folder.results import RunResult
-from orchestrator.run.job_queue import GONE_S, Turnstile
+from orchestrator.run.job_queue import GONE_S, JobQueue
 
 
 class TestTurnstile:
     def test_first_come_first_served(self) -> None:
-        queue = Turnstile()
+        queue = JobQueue()
         assert [queue.ahead(t) for t in "abcab"] == [0, 1, 2, 0, 1]
         assert queue.leave("a") == 2
         assert [queue.ahead(t) for t in "bca"] == [0, 1, 2]
 
     def test_the_dead_make_way(self) -> None:
         now = [0.0]
-        queue = Turnstile(lambda: now[0])
+        queue = JobQueue(lambda: now[0])
         queue.ahead("dead")
         for _ in range(5):
             assert queue.ahead("b") == 1
@@ -35,7 +35,7 @@ class TestTurnstile:
         assert queue.leave("b") == 0
 
     def test_leaving_twice(self) -> None:
-        queue = Turnstile()
+        queue = JobQueue()
         queue.ahead("a")
         assert queue.leave("b") == 1 and queue.leave("a") == 0 and queue.leave("a") == 0
 
@@ -59,7 +59,7 @@ try:
 
     def waiting():
         try:
-            queue = ray.get_actor("golf-turnstile-cpu")
+            queue = ray.get_actor("golf-queue-cpu")
         except ValueError:
             return 0
         before = ray.get(queue.ahead.remote("probe"))
