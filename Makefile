@@ -1,17 +1,21 @@
 # Two commands: `make demo` shows the whole pipeline, `make test` proves it. Both make .venv when it is not there.
+# `make test-all` adds the repeats and long runs that `make test` leaves out.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint resolve clean
+.PHONY: demo test test-all lint resolve clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/golf run jobs/smoke.yaml
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" --hypothesis-profile thorough
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Small models: threads that wait for each other on a busy machine make these tests ten times slower. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests
+
+# Of the inputs that a test draws, a part by default; all of them in `make test-all` (`--hypothesis-profile thorough`).
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.load_profile("quick")
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -36,6 +42,12 @@ def sample_folder() -> Path:
     from golf_core.data.sample import build_sample, default_sample_folder
 
     return build_sample(default_sample_folder())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A test that is named runs, `slow` or not."""
+    if config.option.markexpr == "not slow" and any("::" in word for word in config.args):
+        config.option.markexpr = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
