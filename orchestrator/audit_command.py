@@ -179,8 +179,7 @@ def _declared_vocab(spec: ScorerSpec, declared: Callable[[Any, str], Any]) -> in
 
 
 def _tokens(given: AuditArguments, vocab: int | None) -> tuple[Tokens, int | None]:
-    from golf_core.audit.source import tokens_of_file, tokens_of_text
-    from golf_core.audit.synthetic import synthetic_tokens
+    from golf_core.audit.text import synthetic_tokens, tokens_of_file, tokens_of_text
     from golf_core.data.tokenizer import load_tokenizer
 
     if given.max_tokens is not None and given.max_tokens < 1:

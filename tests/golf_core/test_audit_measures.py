@@ -15,16 +15,21 @@ from specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
 
 from golf_core import records
 from golf_core.audit.auditor import audit
-from golf_core.audit.budgets import weigh
-from golf_core.audit.changes import changes
-from golf_core.audit.kraft import estimated_sums, likely_first
-from golf_core.audit.memory import look_back
-from golf_core.audit.positions import Edges, Position, choose_cuts, choose_positions, interleaved
+from golf_core.audit.complete import weigh
+from golf_core.audit.normalization import estimated_sums, likely_first
+from golf_core.audit.passes import look_back
+from golf_core.audit.positions import Edges, Position, changes, choose_cuts, choose_positions, interleaved
 from golf_core.audit.report import CAUSAL, NORMALIZED, PARTS, SINGLE_PASS, AuditOptions, AuditReport
-from golf_core.audit.scorer import ScorerError, ScorerSpec, WrongCountError, parse_arguments
-from golf_core.audit.source import tokens_of_file
-from golf_core.audit.subject import Subject, beyond, differences
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.scorer import (
+    ScorerError,
+    ScorerSpec,
+    Subject,
+    WrongCountError,
+    beyond,
+    differences,
+    parse_arguments,
+)
+from golf_core.audit.text import synthetic_tokens, tokens_of_file
 from golf_core.data.shards import write_shard
 from golf_core.errors import ArtifactError, DataError, UserError
 

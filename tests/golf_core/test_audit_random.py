@@ -12,7 +12,7 @@ from specimens.online import Online, PlainOnline, RestartableOnline, Run
 
 from golf_core.audit.auditor import audit
 from golf_core.audit.report import CAUSAL, NORMALIZED, AuditOptions, AuditReport
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.text import synthetic_tokens
 
 TOKENS = 96
 QUICK = settings(

@@ -14,9 +14,9 @@ import pytest
 from byte_example import byte_example
 from specimens.catalogue import BY_NAME, HONEST, VIOLATING, Specimen, audit_specimen
 
-from golf_core.audit.budgets import CAP_BYTES, judge_budgets, weigh
+from golf_core.audit.complete import CAP_BYTES, judge_budgets, weigh
 from golf_core.audit.report import ARTIFACT, BYTES, CLOCKS, NORMALIZED, Condition
-from golf_core.audit.text_bytes import count_bytes, judge_bytes
+from golf_core.audit.text import count_bytes, judge_bytes
 from golf_core.data.tokenizer import SPACE
 
 REPO = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from golf_core.audit.report import (
     AuditReport,
 )
 from golf_core.audit.scorer import Scorer, ScorerSpec, declared
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.text import synthetic_tokens
 from specimens import cheats, honest
 from specimens.experts import Counts, HashedCounts, Match, Softmax, Static, Uniform, adaptive, fixed, fixed_first
 from specimens.online import Online, PlainOnline, RestartableOnline, Run
