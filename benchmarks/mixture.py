@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from golf_core.artifact.codec import load_artifact
-from golf_core.audit.source import tokens_of_file, tokens_of_text
+from golf_core.audit.text import tokens_of_file, tokens_of_text
 from golf_core.config import EvalConfig, MixerConfig, override, preset
 from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.distributed import single

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,21 +59,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults-markdown", metavar="FILE", help="write the table of faults tried and outcomes")
+    parser.addoption("--specimens-markdown", metavar="FILE", help="write the table of what the audit was tried on")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tests of faults leave a row each (`record_property`); here they become the table in the docs."""
-    target = config.getoption("--faults-markdown")
-    if target is None:
-        return
-    rows = []
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.getreports(outcome):
-            found = dict(report.user_properties)
-            if report.when == "call" and "fault" in found:
-                held = "as expected" if outcome == "passed" else "**FAILED**"
-                rows.append((found["fault"], found["said"], found["after"], held))
+    """Tests of faults and of specimens leave a row each (`record_property`); here they become tables in the docs."""
+    faults, specimens = config.getoption("--faults-markdown"), config.getoption("--specimens-markdown")
+    if faults is not None:
+        rows = [(f["fault"], f["said"], f["after"], held) for f, held in _recorded(terminalreporter, "fault")]
+        _write_below(faults, _table(("fault", "what is said", "afterwards", ""), rows))
+    if specimens is not None:
+        found = _recorded(terminalreporter, "specimen")
+        shown = [(f"`{f['specimen']}`", f["what"], f["expected"], f["found"], f["evidence"]) for f, _ in found]
+        wrong = sum(held != "as expected" for _, held in found)
+        said = f"**{wrong} not as expected**" if wrong else "all as expected"
+        planted = [row for row in shown if row[2]]
+        honest = [(*row[:2], row[3] or "nothing", row[4]) for row in shown if not row[2]]
+        lines = [f"{len(found)} specimens, {said}.", "", f"## {len(planted)} planted violations", ""]
+        lines += _table(("specimen", "what it plants", "expected", "found", "key evidence"), planted)
+        lines += ["", f"## {len(honest)} honest specimens", ""]
+        lines += _table(("specimen", "what it is", "found", "key evidence"), honest)
+        _write_below(specimens, lines)
+
+
+def _recorded(reporter: pytest.TerminalReporter, name: str) -> list[tuple[dict[str, str], str]]:
+    """What tests that recorded a property `name` recorded, and how they ended."""
+    found = []
+    for outcome, held in (("passed", "as expected"), ("failed", "**FAILED**")):
+        for report in reporter.getreports(outcome):
+            properties = dict(report.user_properties)
+            if report.when == "call" and name in properties:
+                found.append((properties, held))
+    return found
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return [*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)]
+
+
+def _write_below(target: str, lines: Sequence[str]) -> None:
+    """Replace what stands below the mark in a page."""
     head = Path(target).read_text(encoding="utf-8").partition("<!-- table -->")[0]
-    lines = ["| fault | what is said | afterwards | |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     Path(target).write_text(head + "<!-- table -->\n" + "\n".join(lines) + "\n", encoding="utf-8")

@@ -11,12 +11,9 @@ import numpy as np
 
 from golf_core.audit import diagnosis
 from golf_core.audit.causality import Watch, try_cuts, try_snapshot
-from golf_core.audit.clock import Clock
-from golf_core.audit.distributions import DistributionCheck
-from golf_core.audit.documents import documents_apart
-from golf_core.audit.fast_path import Comparison, take_snapshots
-from golf_core.audit.kraft import (
+from golf_core.audit.normalization import (
     FIRST_SAMPLE,
+    DistributionCheck,
     PlainSource,
     SnapshotSource,
     Source,
@@ -25,9 +22,17 @@ from golf_core.audit.kraft import (
     exact_sums,
     likely_first,
 )
-from golf_core.audit.memory import look_back
+from golf_core.audit.passes import (
+    Comparison,
+    documents_apart,
+    look_back,
+    noise_of,
+    prefix_difference,
+    repeatability,
+    take_snapshots,
+    usable,
+)
 from golf_core.audit.positions import Edges, Position, choose_cuts, choose_positions, interleaved
-from golf_core.audit.repeat import noise_of, prefix_difference, repeatability, usable
 from golf_core.audit.report import (
     PARTS,
     AuditOptions,
@@ -38,8 +43,7 @@ from golf_core.audit.report import (
     KraftSum,
     Repeatability,
 )
-from golf_core.audit.scorer import Scorer, Tokens, WrongCountError, declared
-from golf_core.audit.subject import F64, Losses, Subject
+from golf_core.audit.scorer import F64, Clock, Losses, Scorer, Subject, Tokens, WrongCountError, declared
 from golf_core.errors import UserError
 
 SHORTEST = 16

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from golf_core.audit.changes import Change, changes
-from golf_core.audit.clock import Clock
-from golf_core.audit.positions import Position
+from golf_core.audit.positions import Change, Position, changes
 from golf_core.audit.report import CausalEvidence, Influence
-from golf_core.audit.scorer import Snapshot, Tokens
-from golf_core.audit.subject import F64, Losses, Subject, beyond, differences
+from golf_core.audit.scorer import F64, Clock, Losses, Snapshot, Subject, Tokens, beyond, differences
 
 KEPT = 24
 """Influences of each score that go into the report; the rest is counted."""

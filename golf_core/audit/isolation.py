@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from golf_core.audit.report import FORBIDDEN_FILES, NETWORK, Condition, IsolationEvidence
-from golf_core.audit.scorer import ScorerSpec, Tokens
-from golf_core.audit.subject import F64, Subject, differences
+from golf_core.audit.scorer import F64, ScorerSpec, Subject, Tokens, differences
 from golf_core.errors import UserError
 
 SHOWN = 8
@@ -29,9 +28,9 @@ def isolated_run(
     forbidden: Sequence[Path] = (),
     timeout_s: float = 600.0,
 ) -> IsolationEvidence:
-    """Score `tokens` (int64 [n]) once outside and once in a fenced process, without network and `forbidden` paths.
+    """Score `tokens` (int64 [n]) once outside and once in a sandboxed process, without network and `forbidden` paths.
 
-    Both are fresh scorers, so that losses that differ say what the fence took away. Raises `UserError` for a
+    Both are fresh scorers, so that losses that differ say what the sandbox took away. Raises `UserError` for a
     forbidden path that is not there, and `ScorerError` for a scorer that fails outside.
     """
     for path in forbidden:
@@ -89,7 +88,7 @@ def _judge(name: str, enforced: bool, attempts: Sequence[str], what: str) -> Con
 def _run_child(folder: Path, timeout_s: float) -> str:
     """Run the child to its end. Returns how it failed; empty if it did not."""
     with (folder / "output.txt").open("wb") as output:
-        command = [sys.executable, "-m", "golf_core.audit.child", str(folder)]
+        command = [sys.executable, "-m", "golf_core.audit.sandbox", str(folder)]
         package = Path(__file__).resolve().parents[2]
         child = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_environment(package)

@@ -88,8 +88,6 @@ class AuditArguments:
     ] = field(default_factory=list)
     isolate: Annotated[bool, typer.Option(help="Run the scorer once more, cut off from network and --forbid.")] = True
     out: Annotated[Path | None, typer.Option(help="Write the report, with all evidence, to this JSON file.")] = None
-    specimens: Annotated[bool, typer.Option("--specimens", help="Audit the catalogue of specimens instead.")] = False
-    markdown: Annotated[Path | None, typer.Option(help="Write the catalogue's table to this file.")] = None
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a scorer failed.")] = False
 
 
@@ -125,9 +123,6 @@ def audit_command(given: AuditArguments) -> None:
     from golf_core.audit.scorer import ScorerError
     from orchestrator.audit.table import show_report
 
-    if given.specimens:
-        _audit_specimens(given)
-        return
     try:
         report = _report(given)
     except ScorerError:
@@ -184,8 +179,7 @@ def _declared_vocab(spec: ScorerSpec, declared: Callable[[Any, str], Any]) -> in
 
 
 def _tokens(given: AuditArguments, vocab: int | None) -> tuple[Tokens, int | None]:
-    from golf_core.audit.source import tokens_of_file, tokens_of_text
-    from golf_core.audit.synthetic import synthetic_tokens
+    from golf_core.audit.text import synthetic_tokens, tokens_of_file, tokens_of_text
     from golf_core.data.tokenizer import load_tokenizer
 
     if given.max_tokens is not None and given.max_tokens < 1:
@@ -275,19 +269,6 @@ def _command_line(given: AuditArguments) -> str:
             for item in value if isinstance(value, list) else [value]:
                 words += [name, str(item)]
     return shlex.join(words)
-
-
-def _audit_specimens(given: AuditArguments) -> None:
-    from golf_core.audit.specimens.table import markdown, run_catalogue
-    from golf_core.files import write_text
-    from orchestrator.audit.table import show_specimens
-
-    rows = run_catalogue(_progress)
-    if given.markdown is not None:
-        write_text(given.markdown, markdown(rows))
-    show_specimens(rows)
-    if not all(row.as_expected for row in rows):
-        raise typer.Exit(1)
 
 
 def _progress(line: str) -> None:

@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from golf_core.audit.report import AuditReport, KraftSum
-from golf_core.audit.specimens.table import Row
 
 MARKS = {
     "holds": "[green]✓ holds[/]",
@@ -45,23 +44,6 @@ def show_report(report: AuditReport) -> None:
     console.print(f"{scored}{_verdict(report)}", highlight=False)
     if report.reproduce:
         console.print(f"again: {report.reproduce}", highlight=False, markup=False, soft_wrap=True)
-
-
-def show_specimens(rows: Sequence[Row]) -> None:
-    """The catalogue: what was planted, what was found."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "specimen", "expected", "found", "evidence"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        mark = "[green]✓[/]" if row.as_expected else "[red]✗[/]"
-        expected = ", ".join((*row.expected, *(f"({name})" for name in row.expected_undecided)))
-        found = ", ".join((*row.found, *(f"({name})" for name in row.undecided)))
-        table.add_row(mark, row.name, expected or "nothing", found or "nothing", escape(row.evidence))
-    console = _console()
-    console.print(table)
-    wrong = sum(not row.as_expected for row in rows)
-    planted = sum(not row.honest for row in rows)
-    console.print(f"{planted} planted violations, {len(rows) - planted} honest specimens, {wrong} not as expected.")
 
 
 def _verdict(report: AuditReport) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf_core.audit.fence import RefusedError, leave_network, refuse_reads
 from golf_core.audit.isolation import isolated_run, judge_isolation
 from golf_core.audit.report import FORBIDDEN_FILES, NETWORK, IsolationEvidence
+from golf_core.audit.sandbox import RefusedError, leave_network, refuse_reads
 from golf_core.audit.scorer import ScorerError, ScorerSpec
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.text import synthetic_tokens
 from golf_core.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -86,12 +86,12 @@ def starts(tokens):
     return losses(tokens)
 
 def fails_alone(tokens):
-    if "golf_core.audit.child" in " ".join(sys.orig_argv):
+    if "golf_core.audit.sandbox" in " ".join(sys.orig_argv):
         sys.exit(3)
     return losses(tokens)
 
 def hangs_alone(tokens):
-    if "golf_core.audit.child" in " ".join(sys.orig_argv):
+    if "golf_core.audit.sandbox" in " ".join(sys.orig_argv):
         time.sleep(60)
     return losses(tokens)
 
@@ -225,11 +225,11 @@ def test_random_scorers_are_not_suspected(module: str) -> None:
 COVER = """
 import sys
 from pathlib import Path
-from golf_core.audit import fence
-fence._landlock = lambda paths: (_ for _ in ()).throw(fence.RefusedError("missing"))
+from golf_core.audit import sandbox
+sandbox._landlock = lambda paths: (_ for _ in ()).throw(sandbox.RefusedError("missing"))
 try:
-    how = fence.refuse_reads([Path(sys.argv[1])])
-except fence.RefusedError as error:
+    how = sandbox.refuse_reads([Path(sys.argv[1])])
+except sandbox.RefusedError as error:
     sys.exit(f"refused: {error}")
 assert "mount" in how
 path = Path(sys.argv[1])
@@ -249,7 +249,7 @@ def test_mounts_serve_where_landlock_is_missing(secret: Path, which: str, shown:
     assert secret.read_bytes() == b"secret", "nothing changed outside"
 
 
-def test_this_process_was_not_fenced() -> None:
-    """Fences are for the child: here the functions were imported, and not called."""
+def test_this_process_is_in_no_sandbox() -> None:
+    """Sandboxes are for the child: here the functions were imported, and not called."""
     assert np.array_equal(TEXT[:1], [1])
     assert callable(leave_network) and callable(refuse_reads) and issubclass(RefusedError, Exception)

@@ -8,24 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from specimens import cheats
+from specimens.catalogue import BY_NAME, CHUNK, V
+from specimens.experts import Counts, adaptive, fixed
+from specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
 
 from golf_core import records
 from golf_core.audit.auditor import audit
-from golf_core.audit.budgets import weigh
-from golf_core.audit.changes import changes
-from golf_core.audit.kraft import estimated_sums, likely_first
-from golf_core.audit.memory import look_back
-from golf_core.audit.positions import Edges, Position, choose_cuts, choose_positions, interleaved
+from golf_core.audit.complete import weigh
+from golf_core.audit.normalization import estimated_sums, likely_first
+from golf_core.audit.passes import look_back
+from golf_core.audit.positions import Edges, Position, changes, choose_cuts, choose_positions, interleaved
 from golf_core.audit.report import CAUSAL, NORMALIZED, PARTS, SINGLE_PASS, AuditOptions, AuditReport
-from golf_core.audit.scorer import ScorerError, ScorerSpec, WrongCountError, parse_arguments
-from golf_core.audit.source import tokens_of_file
-from golf_core.audit.specimens import cheats, cheats_passes
-from golf_core.audit.specimens.catalogue import CHUNK, V, specimen
-from golf_core.audit.specimens.cheats import adaptive
-from golf_core.audit.specimens.experts import Counts
-from golf_core.audit.specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
-from golf_core.audit.subject import Subject, beyond, differences
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.scorer import (
+    ScorerError,
+    ScorerSpec,
+    Subject,
+    WrongCountError,
+    beyond,
+    differences,
+    parse_arguments,
+)
+from golf_core.audit.text import synthetic_tokens, tokens_of_file
 from golf_core.data.shards import write_shard
 from golf_core.errors import ArtifactError, DataError, UserError
 
@@ -91,9 +95,9 @@ def test_memory_finds_chunks_and_tells_who_does_not_learn() -> None:
         found = look_back(subject, TEXT, subject.run(TEXT), 1e-5, np.random.default_rng(0))
         return found.remembers, found.updates
 
-    learns, updates = memory(PlainOnline(V, lambda: adaptive(V), CHUNK))
+    learns, updates = memory(PlainOnline(V, adaptive, CHUNK))
     assert learns == (True,) and set(updates) <= {32, 33, 34, 64, 65, 66, 96, 97, 98, 128, 129, 130} and updates
-    assert memory(PlainOnline(V, lambda: cheats.fixed(V), mixing="fixed")) == ((False,), ())
+    assert memory(PlainOnline(V, fixed, mixing="fixed")) == ((False,), ())
 
 
 # Differences.
@@ -237,7 +241,7 @@ class LeakySnapshots(RestartableOnline):
 
 @pytest.mark.parametrize("kind", [WrongSnapshots, LeakySnapshots])
 def test_snapshots_that_disagree_are_not_believed(kind: type[RestartableOnline]) -> None:
-    report = audit(kind(V, lambda: adaptive(V)), TEXT, QUICK)
+    report = audit(kind(V, adaptive), TEXT, QUICK)
     assert report.fast_path is not None and not report.fast_path.trusted
     assert max(report.fast_path.largest_difference, report.fast_path.unchanged) >= 1e-3
     assert all(s.method != "snapshot" for s in report.sums)
@@ -246,8 +250,8 @@ def test_snapshots_that_disagree_are_not_believed(kind: type[RestartableOnline])
 
 
 def test_snapshots_save_runs_and_give_the_same_sums() -> None:
-    def experts() -> list[Counts]:
-        return [Counts(V, 1), Counts(V, 0)]
+    def experts(vocab: int) -> list[Counts]:
+        return [Counts(vocab, 1), Counts(vocab, 0)]
 
     plain = audit(PlainOnline(V, experts, CHUNK), TEXT, QUICK)
     fast = audit(RestartableOnline(V, experts, CHUNK), TEXT, QUICK)
@@ -259,7 +263,7 @@ def test_snapshots_save_runs_and_give_the_same_sums() -> None:
 
 
 def test_a_formula_stands_beside_the_measured_sum() -> None:
-    which = specimen("published_beside")
+    which = BY_NAME["published_beside"]
     report = audit(which.build(), TEXT, AuditOptions(positions=6, cuts=2, claims=("model",)))
     published = [s for s in report.sums if s.score == "published"]
     assert published and all(s.total == pytest.approx(s.expected, abs=1e-9) for s in published)
@@ -270,14 +274,14 @@ def test_a_formula_stands_beside_the_measured_sum() -> None:
 
 
 def test_several_scores_cost_one_sweep() -> None:
-    one = audit(PlainOnline(V, lambda: adaptive(V)), TEXT, QUICK)
+    one = audit(PlainOnline(V, adaptive), TEXT, QUICK)
 
     class Two(PlainOnline):
         def __call__(self, tokens: np.ndarray, /) -> dict[str, np.ndarray]:  # type: ignore[override]
             losses = super().__call__(tokens)
             return {"a": losses, "b": losses * 0.9}
 
-    both = audit(Two(V, lambda: adaptive(V)), TEXT, QUICK)
+    both = audit(Two(V, adaptive), TEXT, QUICK)
     assert both.runs == one.runs
     assert verdict(both, NORMALIZED, "a") == "holds" and verdict(both, NORMALIZED, "b") == "violated"
 
@@ -287,7 +291,7 @@ def test_distributions_of_another_scorer_do_not_count() -> None:
         def distributions(self, tokens: np.ndarray, positions: list[int]) -> np.ndarray:  # type: ignore[override]
             return np.full((len(positions), V), -np.log(V))
 
-    report = audit(Other(V, lambda: adaptive(V)), TEXT, QUICK)
+    report = audit(Other(V, adaptive), TEXT, QUICK)
     assert all(s.method == "plain" for s in report.sums) and report.passed
     assert any("not those that it scores with" in note for note in report.notes)
 
@@ -296,7 +300,7 @@ def test_distributions_of_another_scorer_do_not_count() -> None:
 
 
 def test_a_scorer_that_keeps_state_and_cannot_be_renewed() -> None:
-    report = audit(cheats_passes.KeepsState(V, lambda: adaptive(V)), TEXT, QUICK)
+    report = audit(cheats.KeepsState(V, adaptive), TEXT, QUICK)
     assert verdict(report, SINGLE_PASS, None) == "violated"
     assert verdict(report, NORMALIZED) == "not measured", "sums of a scorer that changes meanwhile mean nothing"
     assert verdict(report, CAUSAL) == "not measured"
@@ -425,7 +429,7 @@ def test_a_wrong_count_in_a_changed_text_is_a_verdict() -> None:
 
 
 def test_time_is_kept() -> None:
-    slow = PlainOnline(V, lambda: adaptive(V))
+    slow = PlainOnline(V, adaptive)
     report = audit(slow, TEXT, AuditOptions(positions=200, cuts=200, time_budget_s=0.5))
     assert report.seconds < 5.0
     assert any("the time was up" in note or "left out" in note for note in report.notes)
@@ -434,19 +438,19 @@ def test_time_is_kept() -> None:
 
 
 def test_parts_are_left_out_on_request() -> None:
-    report = audit(PlainOnline(V, lambda: adaptive(V)), TEXT, AuditOptions(parts=("causal",), cuts=2))
+    report = audit(PlainOnline(V, adaptive), TEXT, AuditOptions(parts=("causal",), cuts=2))
     assert verdict(report, CAUSAL) == "holds" and not report.sums
     assert verdict(report, NORMALIZED) == "not measured" and verdict(report, SINGLE_PASS, None) == "not measured"
 
 
 def test_the_same_seed_measures_the_same() -> None:
-    scorer = PlainOnline(V, lambda: adaptive(V), CHUNK)
+    scorer = PlainOnline(V, adaptive, CHUNK)
     one, two = (audit(scorer, TEXT, QUICK) for _ in range(2))
     assert (one.sums, one.causal, one.conditions) == (two.sums, two.causal, two.conditions)
 
 
 def test_a_report_survives_being_saved(tmp_path: Path) -> None:
-    which = specimen("one_too_far")
+    which = BY_NAME["one_too_far"]
     report = audit(which.build(), TEXT, AuditOptions(positions=10, cuts=3, chunk_tokens=CHUNK))
     records.save(report, tmp_path / "report.json")
     again = records.load(AuditReport, tmp_path / "report.json")
@@ -459,9 +463,9 @@ def test_a_report_survives_being_saved(tmp_path: Path) -> None:
 
 
 def test_specs_build_scorers() -> None:
-    scorer, fresh = ScorerSpec("golf_core.audit.specimens.catalogue:build", True, {"name": "uniform"}).build()
+    scorer, fresh = ScorerSpec("specimens.catalogue:build", True, {"name": "uniform"}).build()
     assert scorer(TEXT)[0] == pytest.approx(np.log(V)) and fresh is not None
-    scorer, fresh = ScorerSpec("golf_core.audit.specimens.cheats:ByteMixture").build()
+    scorer, fresh = ScorerSpec("specimens.cheats:ByteMixture").build()
     assert fresh is not None and fresh() is not scorer
     function, fresh = ScorerSpec("numpy:cumsum").build()
     assert fresh is None and function(TEXT)[-1] == TEXT.sum()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from specimens.experts import Counts, Expert, HashedCounts, Match, Softmax, Static, Uniform
+from specimens.online import Online, PlainOnline, RestartableOnline, Run
 
 from golf_core.audit.auditor import audit
 from golf_core.audit.report import CAUSAL, NORMALIZED, AuditOptions, AuditReport
-from golf_core.audit.specimens.experts import Counts, Expert, HashedCounts, Match, Softmax, Static, Uniform
-from golf_core.audit.specimens.online import Online, PlainOnline, RestartableOnline, Run
-from golf_core.audit.synthetic import synthetic_tokens
+from golf_core.audit.text import synthetic_tokens
 
 TOKENS = 96
 QUICK = settings(
@@ -45,7 +45,7 @@ def honest(draw: st.DrawFn, restartable: bool = True) -> Online:
     classes: list[type[Online]] = [PlainOnline, Online, RestartableOnline] if restartable else [PlainOnline]
     return draw(st.sampled_from(classes))(
         vocab,
-        lambda: [make(kind, vocab, seed) for kind, seed in chosen],
+        lambda v: [make(kind, v, seed) for kind, seed in chosen],
         period=draw(st.sampled_from([1, 1, 7, 16, 32])),
         mixing=draw(st.sampled_from(["fixed", "bayes", "logistic"])),
         epochs=draw(st.integers(1, 2)),
@@ -110,11 +110,7 @@ def test_counts_that_reach_over_a_chunk_are_found(
                 self.learn(text[: t + 1], text[t + 1])
             return loss
 
-    class Leaking(PlainOnline):
-        def start(self, text: list[int]) -> Run:
-            return TooFar(self)
-
-    scorer = Leaking(vocab, lambda: [Counts(vocab, order), Uniform(vocab)], period)
+    scorer = PlainOnline(vocab, lambda v: [Counts(v, order), Uniform(v)], period, kind=TooFar)
     scorer.chunk_tokens = period if declared else None
     report = audited(scorer, vocab, scorer.chunk_tokens, seed)
     assert NORMALIZED in report.named("violated")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from byte_example import byte_example
 
 from golf_core import records
 from golf_core.audit.report import AuditReport
-from golf_core.audit.specimens.table import byte_example
 from golf_core.data.shards import write_shard
 
 SCORERS = """
@@ -146,5 +146,5 @@ def test_figures_without_a_scorer(folder: Path) -> None:
 def test_help_names_everything(folder: Path) -> None:
     done = golf_audit(folder, "--help")
     assert done.returncode == 0
-    for option in ("--factory", "--tokens", "--exact", "--forbid", "--specimens", "--markdown", "--traceback"):
+    for option in ("--factory", "--tokens", "--exact", "--forbid", "--traceback"):
         assert option in done.stdout

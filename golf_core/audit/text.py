@@ -1,6 +1,7 @@
-"""The denominator of bits per byte, recounted from decoded text: no look-up table takes part.
+"""The text of an audit: a shard, an array, documents or a made-up one, and the bytes of text that it stands for.
 
-Each document (a piece of the stream that begins with BOS) is decoded by SentencePiece and its UTF-8 bytes counted.
+Bytes are the denominator of bits per byte. They are recounted from decoded text, and no look-up table takes part: each
+document (a piece of the stream that begins with BOS) is decoded by SentencePiece and its UTF-8 bytes counted.
 A tokenizer that puts a space before each document takes it away again when it decodes, so it does not count, nor does
 it in the challenge's look-up table. One that keeps a document's own leading space decodes to it: there the table, which
 never counts a space after a sentinel, has a byte less for each document that begins with one.
@@ -10,16 +11,85 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
 from golf_core.audit.report import BYTES, ByteEvidence, Condition, Verdict
 from golf_core.audit.scorer import Tokens
+from golf_core.data.export import read_texts
+from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, SPACE, byte_table
 from golf_core.errors import DataError
 
 REPLACEMENT = "\ufffd"
+
+
+def tokens_of_file(path: Path, max_tokens: int | None = None) -> Tokens:
+    """Tokens (int64 [n]) of a shard in the challenge's format (.bin) or of an array of integers [n] (.npy).
+
+    Raises `DataError` naming the file for anything else.
+    """
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not an array of numbers ({error}); save one with numpy.save") from None
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise DataError(f"{path}: holds {array.dtype} {list(array.shape)}; save integers of shape [n]")
+        return np.asarray(array[:max_tokens], dtype=np.int64)
+    if path.suffix != ".bin":
+        raise DataError(f"{path}: name a shard (.bin) or an array (.npy); text goes with --text")
+    return np.asarray(read_shard(path)[:max_tokens], dtype=np.int64)
+
+
+def tokens_of_text(
+    path: Path, processor: sentencepiece.SentencePieceProcessor, max_tokens: int | None = None, bos: int = BOS
+) -> tuple[Tokens, int | None]:
+    """Tokens (int64 [n]) of documents, each after `bos`, and the UTF-8 bytes of the documents as they are.
+
+    path: JSON lines as `golf data export` takes them, or a .txt file, which is one document. The bytes are None where
+    `max_tokens` cuts the text. Raises `DataError` for a file that cannot be read.
+    """
+    found: list[int] = []
+    total = 0
+    for text in _texts(path):
+        found += [bos, *processor.encode(text)]
+        total += len(text.encode("utf-8"))
+        if max_tokens is not None and len(found) > max_tokens:
+            return np.array(found[:max_tokens], dtype=np.int64), None
+    return np.array(found, dtype=np.int64), total
+
+
+def _texts(path: Path) -> list[str]:
+    if path.suffix != ".txt":
+        return list(read_texts(path))
+    try:
+        return [path.read_text(encoding="utf-8")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); check the file") from None
+
+
+def synthetic_tokens(count: int, vocab: int, seed: int, bos: int = 1) -> Tokens:
+    """`count` tokens (int64) of an alphabet of `vocab`, in documents that begin with `bos` (where it is a symbol).
+
+    Each symbol has at most four successors that follow it mostly, and any symbol may follow now and then.
+    """
+    rng = np.random.default_rng(seed)
+    symbols = np.array([s for s in range(vocab) if s != bos or vocab <= 2])
+    # Likely symbols are few even in a large alphabet, as in text.
+    common = symbols[: min(len(symbols), 64)]
+    successors = rng.choice(common, (vocab, 4))
+    found: list[int] = []
+    while len(found) < count:
+        if bos < vocab:
+            found.append(bos)
+        last = int(rng.choice(common))
+        for _ in range(int(rng.integers(12, 48))):
+            found.append(last)
+            last = int(rng.choice(symbols)) if rng.random() < 0.1 else int(successors[last, rng.integers(4)])
+    return np.array(found[:count], dtype=np.int64)
 
 
 @dataclass(frozen=True)

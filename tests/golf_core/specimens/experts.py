@@ -24,39 +24,40 @@ class Expert(Protocol):
         ...
 
 
-class Static:
+class Table:
+    """Fixed distributions [V + 1, V], one for each last token and the last row for none. It learns nothing."""
+
+    def __init__(self, rows: F64) -> None:
+        self._rows = rows
+
+    def probs(self, past: Past) -> F64:
+        return self._rows[past[-1] if past else -1]
+
+    def learn(self, past: Past, token: int) -> None:
+        pass
+
+
+class Static(Table):
     """Fixed random distributions, one for each of the last tokens (`order` 1) or one for all (0)."""
 
     def __init__(self, vocab: int, seed: int, order: int = 1, sharpness: float = 1.0) -> None:
-        rng = np.random.default_rng(seed)
-        self._table = rng.dirichlet(np.full(vocab, 1.0 / sharpness), vocab + 1)
-        self._table = 0.98 * self._table + 0.02 / vocab
-        self._order = order
-
-    def probs(self, past: Past) -> F64:
-        """The last token's row."""
-        return self._table[past[-1] if past and self._order else -1]
-
-    def learn(self, past: Past, token: int) -> None:
-        """Nothing."""
+        rows = np.random.default_rng(seed).dirichlet(np.full(vocab, 1.0 / sharpness), vocab + 1)
+        rows = 0.98 * rows + 0.02 / vocab
+        super().__init__(rows if order else np.broadcast_to(rows[-1], rows.shape))
 
 
-class Uniform:
+class Uniform(Table):
     """Every symbol alike."""
 
     def __init__(self, vocab: int) -> None:
-        self._probs = np.full(vocab, 1.0 / vocab)
-
-    def probs(self, past: Past) -> F64:
-        """1 / V."""
-        return self._probs
-
-    def learn(self, past: Past, token: int) -> None:
-        """Nothing."""
+        super().__init__(np.full((vocab + 1, vocab), 1.0 / vocab))
 
 
 class Counts:
-    """Smoothed counts of what followed the last `order` tokens (Krichevsky and Trofimov's estimator at 1/2)."""
+    """Smoothed counts of what followed the last `order` tokens (Krichevsky and Trofimov's estimator at 1/2).
+
+    With a `decay` below 1 older counts weigh less.
+    """
 
     def __init__(self, vocab: int, order: int, smoothing: float = 0.5, decay: float = 1.0) -> None:
         self._vocab, self._order, self._smoothing, self._decay = vocab, order, smoothing, decay
@@ -67,20 +68,14 @@ class Counts:
         return tuple(past[-self._order :]) if self._order else ()
 
     def probs(self, past: Past) -> F64:
-        """(count + smoothing) / (sum of counts + V · smoothing)."""
         counts = self._counts.get(self._context(past))
         if counts is None:
             return self._empty
         return (counts + self._smoothing) / (counts.sum() + self._smoothing * self._vocab)
 
     def learn(self, past: Past, token: int) -> None:
-        """One more; with a decay, older ones weigh less."""
-        context = self._context(past)
-        counts = self._counts.get(context)
-        if counts is None:
-            counts = self._counts[context] = np.zeros(self._vocab)
-        elif self._decay < 1.0:
-            counts *= self._decay
+        counts = self._counts.setdefault(self._context(past), np.zeros(self._vocab))
+        counts *= self._decay
         counts[token] += 1.0
 
 
@@ -99,7 +94,7 @@ class HashedCounts(Counts):
 
 
 class Match:
-    """Says almost surely what followed the longest known context: very sharp where text repeats."""
+    """Says almost surely what followed the longest known context: very sharp where text repeats, uniform elsewhere."""
 
     def __init__(self, vocab: int, lengths: Sequence[int] = (3, 2), doubt: float = 1e-12) -> None:
         self._vocab, self._lengths, self._doubt = vocab, lengths, doubt
@@ -107,7 +102,6 @@ class Match:
         self._uniform = np.full(vocab, 1.0 / vocab)
 
     def probs(self, past: Past) -> F64:
-        """1 - doubt on one symbol where there is a match, uniform where not."""
         for length in self._lengths:
             follower = self._next.get(tuple(past[-length:]))
             if follower is not None:
@@ -117,7 +111,6 @@ class Match:
         return self._uniform
 
     def learn(self, past: Past, token: int) -> None:
-        """Remember the follower of every context length."""
         for length in self._lengths:
             if len(past) >= length:
                 self._next[tuple(past[-length:])] = token
@@ -132,14 +125,26 @@ class Softmax:
         self._lr, self._temperature = np.float32(lr), np.float32(temperature)
 
     def probs(self, past: Past) -> F64:
-        """softmax(logits / temperature), computed in float32."""
         logits = self.weights[past[-1] if past else -1] / self._temperature
         raised = np.exp(logits - logits.max())
         return np.asarray(raised / raised.sum(), dtype=np.float64)
 
     def learn(self, past: Past, token: int) -> None:
-        """One step of stochastic gradient descent."""
-        row = past[-1] if past else -1
         gradient = self.probs(past).astype(np.float32)
         gradient[token] -= 1.0
-        self.weights[row] -= self._lr * gradient
+        self.weights[past[-1] if past else -1] -= self._lr * gradient
+
+
+def adaptive(vocab: int) -> list[Expert]:
+    """Counts of order 0 and 1 beside a fixed model."""
+    return [Counts(vocab, 0), Counts(vocab, 1), Static(vocab, seed=1)]
+
+
+def fixed_first(vocab: int) -> list[Expert]:
+    """The same with the fixed model first."""
+    return [Static(vocab, seed=1), Counts(vocab, 0), Counts(vocab, 1)]
+
+
+def fixed(vocab: int) -> list[Expert]:
+    """Two fixed models."""
+    return [Static(vocab, seed=1), Static(vocab, seed=2)]

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from byte_example import byte_example
 from hypothesis import given
 from hypothesis import strategies as st
 
 from golf_core.audit.report import ByteEvidence
-from golf_core.audit.source import tokens_of_text
-from golf_core.audit.specimens.table import byte_example
-from golf_core.audit.text_bytes import count_bytes, judge_bytes
+from golf_core.audit.text import count_bytes, judge_bytes, tokens_of_text
 from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, load_tokenizer
 from golf_core.errors import DataError

@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from golf_core.audit.scorer import Tokens
-from golf_core.audit.specimens.experts import F64, Expert, Past
+from specimens.experts import F64, Expert, Past
 
 Mixing = Literal["fixed", "bayes", "logistic"]
 SHARE = 0.01
-"""Of the weight is spread evenly after each update, so that no expert is lost for good."""
+"""Part of the weight that is spread evenly after each update, so that no expert is lost for good."""
 
 
 class Online:
     """Scores token by token and learns every `period` tokens from those scored since.
 
     Mixing: "fixed" weights, "bayes" (weights by what the experts gave the tokens), or "logistic" (normalised product
-    of powers, exponents by gradient steps). `reset` is a token upon which everything learned is forgotten.
+    of powers, exponents by gradient steps). `reset` is a token upon which everything learned is forgotten; `kind` the
+    class of its runs, `Run` unless it is given.
     """
 
     def __init__(
         self,
         vocab: int,
-        experts: Callable[[], Sequence[Expert]],
+        experts: Callable[[int], Sequence[Expert]],
         period: int = 1,
         mixing: Mixing = "bayes",
         epochs: int = 1,
         reset: int | None = None,
+        kind: type[Run] | None = None,
     ) -> None:
         self.vocab_size, self.chunk_tokens = vocab, period if period > 1 else None
         self.experts, self.period, self.mixing, self.epochs, self.reset = experts, period, mixing, epochs, reset
         self.resets_at_documents = reset is not None
+        self._kind = kind or Run
 
     def __call__(self, tokens: Tokens, /) -> F64:
         """Losses [n]."""
         text = tokens.tolist()
-        run = self.start(text)
-        return np.array([run.score(text, t) for t in range(len(text))])
+        return self.losses(self.start(text), text, 0, len(text))
 
     def start(self, text: list[int]) -> Run:
         """A run from the beginning. Subclasses may look at the text here, which is where some cheat."""
-        return Run(self)
+        return self._kind(self)
+
+    def losses(self, run: Run, text: list[int], begin: int, end: int) -> F64:
+        """Losses of text[begin:end] by a run that stands before `begin`."""
+        return np.array([run.score(text, t) for t in range(begin, end)])
 
     def distributions(self, tokens: Tokens, positions: Sequence[int]) -> F64:
         """ln p [positions, V], as they were before each token was scored."""
@@ -63,11 +69,10 @@ class Run:
 
     def __init__(self, scorer: Online) -> None:
         self.scorer = scorer
-        self.experts = list(scorer.experts())
+        self.experts = list(scorer.experts(scorer.vocab_size))
         self.log_weights = np.zeros(len(self.experts))
         self.exponents = np.full(len(self.experts), 1.0 / len(self.experts))
-        self._pending: list[int] = []
-        self._rows: dict[int, F64] = {}
+        self.pending: list[int] = []
         self._begin = 0
 
     def rows(self, past: Past) -> F64:
@@ -91,7 +96,7 @@ class Run:
         if token == self.scorer.reset:
             self.forget(t)
             return loss
-        self._pending.append(t)
+        self.pending.append(t)
         if (t + 1) % self.scorer.period == 0:
             self.learn_pending(text)
         return loss
@@ -108,12 +113,12 @@ class Run:
 
     def learn_pending(self, text: list[int]) -> None:
         """Learn from all tokens scored since the last time; experts several times over, if there are epochs."""
-        for t in self._pending:
+        for t in self.pending:
             self.reweigh(text[self._begin : t], text[t])
         for _ in range(self.scorer.epochs):
-            for t in self._pending:
+            for t in self.pending:
                 self.learn(text[self._begin : t], text[t])
-        self._pending = []
+        self.pending = []
 
     def learn(self, past: Past, token: int) -> None:
         """One token to all experts."""
@@ -141,28 +146,31 @@ class RunSnapshot:
     def __init__(self, run: Run, position: int) -> None:
         self._run, self.position = run, position
 
-    def score(self, tokens: Tokens, stop: int) -> F64:
+    def score(self, tokens: Tokens, stop: int) -> F64 | Mapping[str, F64]:
         """Losses of tokens[position:stop] by a copy of the run."""
-        text, run = tokens.tolist(), copy.deepcopy(self._run)
-        return np.array([run.score(text, t) for t in range(self.position, stop)])
-
-
-class RestartableOnline(Online):
-    """The same, able to start from the middle: from the last multiple of `period` (at least 8) before a position."""
-
-    def snapshots(self, tokens: Tokens, positions: Sequence[int]) -> list[RunSnapshot]:
-        """Copies of one run along the text."""
-        text, step = tokens.tolist(), max(self.period, 8)
-        run, kept = self.start(text), dict[int, RunSnapshot]()
-        wanted = {p // step * step for p in positions}
-        for t in range(max(positions) + 1):
-            if t in wanted:
-                kept[t] = RunSnapshot(copy.deepcopy(run), t)
-            run.score(text, t)
-        return [kept[p // step * step] for p in positions]
+        return self._run.scorer.losses(copy.deepcopy(self._run), tokens.tolist(), self.position, stop)
 
 
 class PlainOnline(Online):
     """The same, as a plain scorer that shows nothing but losses."""
 
-    distributions = None  # type: ignore[assignment]
+    distributions = None
+
+
+class RestartableOnline(Online):
+    """The same, able to start from the middle: from the last multiple of `period` (at least 8) before a position."""
+
+    exactly = False
+    """Snapshots stand at the positions themselves."""
+    snapshot: type[RunSnapshot] = RunSnapshot
+
+    def snapshots(self, tokens: Tokens, positions: Sequence[int]) -> list[RunSnapshot]:
+        """Copies of one run along the text."""
+        text, step = tokens.tolist(), 1 if self.exactly else max(self.period, 8)
+        run, kept = self.start(text), dict[int, RunSnapshot]()
+        wanted = {p // step * step for p in positions}
+        for t in range(max(positions) + 1):
+            if t in wanted:
+                kept[t] = self.snapshot(copy.deepcopy(run), t)
+            run.score(text, t)
+        return [kept[p // step * step] for p in positions]
