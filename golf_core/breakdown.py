@@ -22,10 +22,10 @@ from torch import Tensor
 from golf_core.config import GolfConfig
 from golf_core.data.tokenizer import BOS, SPACE, load_tokenizer
 from golf_core.distributed import Ranks
-from golf_core.evaluate.score import SCORERS, Losses
+from golf_core.evaluate.score import Losses
 from golf_core.events import Event, Listener, ignore
 from golf_core.records import save
-from golf_core.results import EvalResult
+from golf_core.results import SCORERS, EvalResult
 from golf_core.stages import DataPaths, open_text
 
 BREAKDOWN = "breakdown.json"

@@ -9,6 +9,8 @@ from typing import Literal
 Method = Literal["as quantised", "recoded", "fitted"]
 """How weights were made to fit: not at all, by stronger coding of the same values, by new widths."""
 MIB = 1024 * 1024
+SCORERS = ("neural", "mixture", "published")
+"""The three scores of an evaluation; the last is not a code length."""
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
 """The record's five experts in the order of their weights; the last is not a probability distribution."""
 

@@ -13,7 +13,6 @@ from dashboards.report.data import RunData, read_run
 from dashboards.report.page import Header, render
 from dashboards.report.sections.evidence import flat
 from dashboards.report.sections.parts import (
-    SCORERS,
     Block,
     Cell,
     Column,
@@ -28,6 +27,7 @@ from dashboards.report.sections.parts import (
 )
 from golf_core.breakdown import Breakdown
 from golf_core.files import write_text
+from golf_core.results import SCORERS
 from orchestrator.claim.statistics import Paired, paired, summarize, welch
 from orchestrator.folder.results import Summary
 

@@ -24,10 +24,8 @@ from golf_core.hardware import device_name
 from golf_core.mixture.mixer import Mixer
 from golf_core.model.compute import autocast, hidden_function
 from golf_core.model.gpt import GPT
-from golf_core.results import EXPERTS, ChunkRecord, EvalResult, Score
+from golf_core.results import EXPERTS, SCORERS, ChunkRecord, EvalResult, Score
 from golf_core.text import ValidationText, bits_per_byte
-
-SCORERS = ("neural", "mixture", "published")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from golf_core.results import EvalResult
+from golf_core.results import SCORERS, EvalResult
 from orchestrator.claim.statistics import (
     ALPHA,
     MARGIN_NATS,
@@ -34,7 +34,7 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
     "claim" needs every condition. "too few seeds" means that their number alone is wanting: every other
     condition holds or cannot be judged yet. Anything else is "no claim".
     """
-    scores = {name: summarize(values) for name in ("neural", "mixture", "published") if (values := _bpbs(seeds, name))}
+    scores = {name: summarize(values) for name in SCORERS if (values := _bpbs(seeds, name))}
     ratio = _bytes_per_token(seeds)
     if ratio is None and job.baseline is not None:
         ratio = job.baseline.bytes_per_token

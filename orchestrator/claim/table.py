@@ -5,7 +5,7 @@ Every mark has its word beside it, so that nothing depends on colour; the tables
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,11 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.claim.statistics import MARGIN_NATS, summarize
-from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult, Summary, Test
+from orchestrator.claim.columns import Column, columns_in, summary_of
+from orchestrator.claim.statistics import MARGIN_NATS
+from orchestrator.folder.results import Claim, Condition, RunResult, Test
 from orchestrator.job.load import Job
-
-Figure = Callable[[SeedResult], float | None]
 
 _STYLES = {"claim": "bold green", "no claim": "bold red", "too few seeds": "bold yellow"}
 
@@ -51,12 +50,9 @@ def claim_table(result: RunResult) -> Group:
 class _Mark:
     """✓, ✗ or ? with its word, or the word alone where the terminal knows only ASCII."""
 
-    def __init__(self, holds: bool | None) -> None:
-        self.mark, self.word, self.style = {
-            True: ("✓", "holds", "green"),
-            False: ("✗", "fails", "bold red"),
-            None: ("?", "unknown", "yellow"),
-        }[holds]
+    def __init__(self, condition: Condition) -> None:
+        self.mark, self.word = condition.mark
+        self.style = {True: "green", False: "bold red", None: "yellow"}[condition.holds]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self.word if options.ascii_only else f"{self.mark} {self.word}", self.style)
@@ -66,71 +62,39 @@ class _Mark:
 
 
 def _scores(result: RunResult) -> Table:
-    columns: list[tuple[str, int, Figure]] = [
-        ("neural", 5, lambda s: s.evaluate.neural.bpb if s.evaluate else None),
-        ("mixture", 5, lambda s: s.evaluate.mixture.bpb if s.evaluate and s.evaluate.mixture else None),
-        (
-            "published*",
-            5,
-            lambda s: s.evaluate.published.bpb if s.evaluate and s.evaluate.published else None,
-        ),
-        ("mean ln Z", 4, lambda s: s.evaluate.mean_log_z if s.evaluate else None),
-        ("unigram\nexpert", 5, lambda s: s.evaluate.expert_bpb.get("unigram") if s.evaluate else None),
-    ]
-    return _by_seed(result.seeds, columns, summarized=True)
+    """BPB of each seed, its status, and the mean and spread of every column."""
+    columns, seeds = columns_in("scores"), result.seeds
+    table = _by_seed(columns, "status")
+    for seed in seeds:
+        status = Text(seed.status, "red" if seed.status == "failed" else "")
+        table.add_row(str(seed.seed), status, *(column.text(seed) for column in columns))
+    table.add_section()
+    summaries = [(column.digits, summary_of(column, seeds)) for column in columns]
+    finished = sum(seed.status == "finished" for seed in seeds)
+    means = [_number(summary.mean if summary else None, digits) for digits, summary in summaries]
+    table.add_row("mean", f"{finished} of {len(seeds)}", *means, style="bold")
+    table.add_row("sd", "", *(_number(summary.sd if summary else None, digits) for digits, summary in summaries))
+    return table
 
 
 def _cost(result: RunResult, job: Job) -> Table:
-    columns: list[tuple[str, int, Figure]] = [
-        ("weight\nbytes", 0, lambda s: s.export.weight_bytes if s.export else None),
-        ("code\nbytes", 0, lambda s: s.export.code_bytes if s.export else None),
-        ("total\nbytes", 0, lambda s: s.export.total_bytes if s.export else None),
-        ("steps", 0, lambda s: s.train.steps if s.train else None),
-        ("ms a\nstep", 1, lambda s: s.train.ms_per_step if s.train else None),
-        ("train\ns", 1, lambda s: s.train.train_seconds if s.train else None),
-        ("export\ns", 1, lambda s: s.export.export_seconds if s.export else None),
-        ("eval\ns", 1, lambda s: s.evaluate.seconds if s.evaluate else None),
-    ]
-    table = _by_seed(result.seeds, columns, summarized=False)
-    budgets = job.budgets
-    limits = [
-        "",
-        "",
-        f"{budgets.artifact_bytes:,}",
-        "",
-        "",
-        f"{budgets.train_seconds:g}",
-        "",
-        f"{budgets.eval_seconds:g}",
-    ]
+    columns = columns_in("cost")
+    table = _by_seed(columns)
+    for seed in result.seeds:
+        table.add_row(str(seed.seed), *(column.text(seed) for column in columns))
     table.add_section()
+    limits = [f"{column.limit(job.budgets):,.10g}" if column.limit else "" for column in columns]
     table.add_row("limit", *limits, style="dim")
     return table
 
 
-def _by_seed(seeds: Sequence[SeedResult], columns: Sequence[tuple[str, int, Figure]], summarized: bool) -> Table:
-    """A row for each seed; `summarized` adds the seeds' status and the mean and spread of every column."""
+def _by_seed(columns: Sequence[Column], *titles: str) -> Table:
     table = _plain_table()
     table.add_column("seed", justify="right")
-    if summarized:
-        table.add_column("status")
-    for title, _, _ in columns:
-        table.add_column(title, justify="right", no_wrap=True)
-    for seed in seeds:
-        status = [Text(seed.status, "red" if seed.status == "failed" else "")] if summarized else []
-        table.add_row(str(seed.seed), *status, *(_number(figure(seed), digits) for _, digits, figure in columns))
-    if summarized:
-        table.add_section()
-        values = [
-            [v for s in seeds if s.status == "finished" and (v := figure(s)) is not None] for *_, figure in columns
-        ]
-        summaries = [_summary(column) for column in values]
-        digits = [places for _, places, _ in columns]
-        means = [_number(s.mean if s else None, d) for s, d in zip(summaries, digits, strict=True)]
-        spreads = [_number(s.sd if s else None, d) for s, d in zip(summaries, digits, strict=True)]
-        finished = sum(seed.status == "finished" for seed in seeds)
-        table.add_row("mean", f"{finished} of {len(seeds)}", *means, style="bold")
-        table.add_row("sd", "", *spreads)
+    for title in titles:
+        table.add_column(title)
+    for column in columns:
+        table.add_column(column.title.replace("/", "/\n").replace(" ", "\n"), justify="right", no_wrap=True)
     return table
 
 
@@ -169,7 +133,7 @@ def _conditions(conditions: Sequence[Condition]) -> Table:
     table.add_column(min_width=16)
     table.add_column()
     for condition in conditions:
-        table.add_row(_Mark(condition.holds), Text(condition.name), Text(condition.detail))
+        table.add_row(_Mark(condition), Text(condition.name), Text(condition.detail))
     return table
 
 
@@ -188,13 +152,6 @@ def _item(label: str, text: str) -> Table:
     grid.add_column()
     grid.add_row(Text(label, "dim"), Text(text))
     return grid
-
-
-def _summary(values: Sequence[float]) -> Summary | None:
-    try:
-        return summarize(values)
-    except ValueError:  # none, or not all finite
-        return None
 
 
 def _number(value: float | None, digits: int) -> str:

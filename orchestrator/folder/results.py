@@ -92,6 +92,11 @@ class Condition:
     detail: str
     """The figures."""
 
+    @property
+    def mark(self) -> tuple[str, str]:
+        """A sign and its word, so that nothing depends on a colour or a font."""
+        return {True: ("✓", "holds"), False: ("✗", "fails"), None: ("?", "unknown")}[self.holds]
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from golf_core.results import DataRecord
+from orchestrator.claim.columns import columns_in
 from orchestrator.claim.statistics import MARGIN_NATS
 from orchestrator.folder.layout import PROGRAM, READABLE
 from orchestrator.folder.results import Claim, RunResult
 from orchestrator.job.load import Job
+from orchestrator.job.markdown import markdown_table
 from orchestrator.package.manifest import RECORD, REQUIREMENTS, PackagedFile, weights_name
-from orchestrator.package.submission import FinishedSeed, finished_seeds, headline, techniques
-
-_MARKS = {True: "✓ holds", False: "✗ fails", None: "? unknown"}
+from orchestrator.package.submission import FinishedSeed, finished_seeds, headline, is_whole, techniques
 
 
 def readme(result: RunResult, job: Job, data: Mapping[str, DataRecord], listed: Sequence[PackagedFile]) -> str:
@@ -24,7 +24,7 @@ def readme(result: RunResult, job: Job, data: Mapping[str, DataRecord], listed: 
         f"# {result.name}",
         f"**{headline(result, seeds)}**",
         result.claim.sentence,
-        *_section("Seeds", _seed_table(seeds, job), _MEANINGS),
+        *_section("Seeds", _seed_table(result, job), _MEANINGS),
         *_section("Against the baseline", *_comparison(result.claim, job)),
         *_section("Conditions of a claim", *_conditions(result.claim)),
         *_section("Techniques", "\n".join(f"- {text}" for text in techniques(job.config, seeds))),
@@ -47,35 +47,11 @@ def _section(title: str, *blocks: str) -> list[str]:
     return [f"## {title}", *blocks]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
-def _seed_table(seeds: Sequence[FinishedSeed], job: Job) -> str:
-    header = ["seed", "steps", "ms/step", "train s", "before", "neural", "mixture", "published", "eval s"]
-    header += ["weight bytes", "total bytes"]
-    rows = []
-    for s in seeds:
-        t, e, v = s.train, s.export, s.evaluate
-        scores = [f"{score.bpb:.5f}" if score else "-" for score in (v.neural, v.mixture, v.published)]
-        times = [str(t.steps), f"{t.ms_per_step:.2f}", f"{t.train_seconds:.1f}", f"{t.val_bpb:.5f}"]
-        rows.append([str(s.seed), *times, *scores, f"{v.seconds:.1f}", f"{e.weight_bytes:,}", f"{e.total_bytes:,}"])
-    b = job.budgets
-    limits = [
-        "limit",
-        "",
-        "",
-        f"{b.train_seconds:g}",
-        "",
-        "",
-        "",
-        "",
-        f"{b.eval_seconds:g}",
-        "",
-        f"{b.artifact_bytes:,}",
-    ]
-    return _table(header, [*rows, limits])
+def _seed_table(result: RunResult, job: Job) -> str:
+    columns = columns_in("readme")
+    rows = [[str(s.seed), *(column.text(s) for column in columns)] for s in result.seeds if is_whole(s)]
+    limits = ["limit", *(f"{column.limit(job.budgets):,.10g}" if column.limit else "" for column in columns)]
+    return markdown_table(["seed", *(column.title.rstrip("*") for column in columns)], [*rows, limits], 1)
 
 
 def _comparison(claim: Claim, job: Job) -> Iterator[str]:
@@ -95,12 +71,12 @@ def _comparison(claim: Claim, job: Job) -> Iterator[str]:
         for test in claim.tests:
             figures = [f"{x:.3g}" if x is not None else "-" for x in (test.statistic, test.df, test.p)]
             rows.append([test.name, f"{test.null}{f' (no p: {test.note})' if test.note else ''}", *figures])
-        yield _table(["one-sided test", "null hypothesis: the mixture is", "t", "df", "p"], rows, text_columns=2)
+        yield markdown_table(["one-sided test", "null hypothesis: the mixture is", "t", "df", "p"], rows, 2)
 
 
 def _conditions(claim: Claim) -> Iterator[str]:
-    rows = [[_MARKS[c.holds], c.name, c.detail.replace("|", "/")] for c in claim.conditions]
-    yield _table(["", "condition", "evidence"], rows, text_columns=3)
+    rows = [[" ".join(c.mark), c.name, c.detail.replace("|", "/")] for c in claim.conditions]
+    yield markdown_table(["", "condition", "evidence"], rows, 3)
     if claim.notes:
         yield "\n".join(f"- {note}" for note in claim.notes)
 
@@ -138,7 +114,7 @@ def _shell(lines: Sequence[str]) -> str:
 def _files(listed: Sequence[PackagedFile]) -> Iterator[str]:
     sizes = {file.name: file.bytes for file in listed}
     rows = [[f"`{file.name}`", f"{file.bytes:,}"] for file in listed]
-    yield _table(["file", "bytes"], rows)
+    yield markdown_table(["file", "bytes"], rows)
     yield (
         f"`{PROGRAM}` ({sizes[PROGRAM]:,} bytes) is the program whose bytes were counted. `{READABLE}` "
         f"({sizes[READABLE]:,} bytes) is the same program to read, and runs as well: the packed one was made from it "
@@ -153,4 +129,4 @@ def _provenance(result: RunResult, job: Job, data: DataRecord) -> str:
     rows += [[f"SHA-256 of {name}", digest] for name, digest in data.checksums.items()]
     rows.append([f"SHA-256 of {data.tokenizer}", data.tokenizer_sha256])
     rows += [["training tokens", f"{data.train_tokens:,}"], ["validation tokens", f"{data.val_tokens:,}"]]
-    return _table(["", ""], rows, text_columns=2)
+    return markdown_table(["", ""], rows, 2)

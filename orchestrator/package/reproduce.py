@@ -13,7 +13,7 @@ from rich.text import Text
 
 from golf_core import records
 from golf_core.errors import ConfigError
-from golf_core.results import DataRecord, EvalResult, Score
+from golf_core.results import SCORERS, DataRecord, EvalResult, Score
 from orchestrator.claim.statistics import summarize
 from orchestrator.folder.earlier import EarlierSeed, changed_job
 from orchestrator.folder.layout import DATA, PROGRAM
@@ -23,7 +23,6 @@ from orchestrator.job.load import Job
 from orchestrator.package.manifest import Record, load_record, portable, weights_name
 from orchestrator.package.submission import FinishedSeed, finished_seeds
 
-SCORERS = ("neural", "mixture", "published")
 EVALUATION_TOLERANCE = 1e-6
 """BPB: how far two evaluations of one artifact may differ on the same kind of hardware."""
 SPREADS = 3.0

@@ -12,6 +12,7 @@ from golf_core.config import GolfConfig
 from golf_core.plain_log import named
 from golf_core.records import to_dict
 from golf_core.results import EvalResult, ExportResult, TrainResult
+from orchestrator.claim.columns import submitted
 from orchestrator.claim.statistics import MARGIN_NATS, summarize
 from orchestrator.folder.results import RunResult, SeedResult
 from orchestrator.job.load import Job
@@ -33,6 +34,11 @@ class FinishedSeed:
     train: TrainResult
     export: ExportResult
     evaluate: EvalResult
+
+
+def is_whole(seed: SeedResult) -> bool:
+    """Whether the seed was trained, exported and evaluated."""
+    return seed.train is not None and seed.export is not None and seed.evaluate is not None
 
 
 def finished_seeds(seeds: Sequence[SeedResult]) -> list[FinishedSeed]:
@@ -77,7 +83,7 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
         "compression": compression(config, seeds),
         "num_params": seeds[0].train.parameters,
         "seeds": [s.seed for s in seeds],
-        "seed_results": {str(s.seed): _seed(s, scorer) for s in seeds},
+        "seed_results": {str(s.seed): _seed(s, scorer) for s in result.seeds if is_whole(s)},
         "train_steps_mean": fmean(s.train.steps for s in seeds),
         "step_avg_ms_mean": fmean(s.train.ms_per_step for s in seeds),
         "training_time_seconds": max(s.train.train_seconds for s in seeds),
@@ -150,27 +156,9 @@ def techniques(config: GolfConfig, seeds: Sequence[FinishedSeed]) -> list[str]:
     return found
 
 
-def _seed(seed: FinishedSeed, scorer: str) -> dict[str, Any]:
+def _seed(seed: SeedResult, scorer: str) -> dict[str, Any]:
     score = getattr(seed.evaluate, scorer)
-    others = {
-        f"val_bpb_{name}": other.bpb
-        for name in ("neural", "mixture", "published")
-        if (other := getattr(seed.evaluate, name)) is not None
-    }
-    return {
-        "val_loss": score.nats_per_token,
-        "val_bpb": score.bpb,
-        **others,
-        "val_bpb_before_quantization": seed.train.val_bpb,
-        "artifact_bytes": seed.export.total_bytes,
-        "bytes_total": seed.export.total_bytes,
-        "model_bytes": seed.export.weight_bytes,
-        "steps": seed.train.steps,
-        "step_avg_ms": seed.train.ms_per_step,
-        "train_time_ms": round(1000 * seed.train.train_seconds),
-        "eval_time_ms": round(1000 * seed.evaluate.seconds),
-        "world_size": seed.train.world_size,
-    }
+    return {"val_loss": score.nats_per_token, "val_bpb": score.bpb, **submitted(seed)}
 
 
 def _comparison(result: RunResult, job: Job, loss: float, bpb: float) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from orchestrator.claim.columns import columns_in
 from orchestrator.folder.results import Claim, RunResult, SeedResult
 from orchestrator.folder.view import AttemptView, RunView
+from orchestrator.job.markdown import markdown_table
 
 MAX_TEXT_CHARS = 400
 """Of one text of a file; a description may hold 8,000 characters in all."""
@@ -15,7 +17,6 @@ MAX_SEEDS = 25
 REPORT = "report.html"
 """Name of the report in a run's folder, where one was written."""
 NO_FIGURE = "–"
-_MARKS = {True: "✓", False: "✗", None: "?"}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 
 
@@ -73,33 +74,20 @@ def _about(view: RunView) -> str:
 def _conditions(claim: Claim) -> str:
     if not claim.conditions:
         return ""
-    rows = [(_MARKS[c.holds], escaped(c.name), escaped(c.detail)) for c in claim.conditions]
-    return _table(("", "Condition", "Figures"), rows)
+    rows = [(c.mark[0], escaped(c.name), escaped(c.detail)) for c in claim.conditions]
+    return markdown_table(("", "Condition", "Figures"), rows)
 
 
 def _seeds(seeds: Sequence[SeedResult]) -> str:
-    titles = ("Seed", "Status", "Mixture BPB", "Neural BPB", "Total bytes", "Steps", "Train s", "Eval s")
-    table = _table(titles, [tuple(_cells(seed)) for seed in seeds[:MAX_SEEDS]])
+    columns = columns_in("note")
+    titles = ("seed", "status", *(f"{column.title} BPB" if column.is_score else column.title for column in columns))
+    rows = []
+    for seed in seeds[:MAX_SEEDS]:
+        status = escaped(seed.status if seed.error is None else f"{seed.status}: {seed.error}")
+        rows.append((str(seed.seed), status, *(column.text(seed, NO_FIGURE) for column in columns)))
+    table = markdown_table([title[0].upper() + title[1:] for title in titles], rows)
     left = len(seeds) - MAX_SEEDS
     return table + (f"\n\n… and {left} more" if left > 0 else "")
-
-
-def _cells(seed: SeedResult) -> Iterator[str]:
-    train, export, evaluate = seed.train, seed.export, seed.evaluate
-    mixture = evaluate.mixture if evaluate else None
-    yield str(seed.seed)
-    yield escaped(seed.status if seed.error is None else f"{seed.status}: {seed.error}")
-    yield f"{mixture.bpb:.5f}" if mixture else NO_FIGURE
-    yield f"{evaluate.neural.bpb:.5f}" if evaluate else NO_FIGURE
-    yield f"{export.total_bytes:,}" if export else NO_FIGURE
-    yield f"{train.steps:,}" if train else NO_FIGURE
-    yield f"{train.train_seconds:.1f}" if train else NO_FIGURE
-    yield f"{evaluate.seconds:.1f}" if evaluate else NO_FIGURE
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _command(text: str) -> str:

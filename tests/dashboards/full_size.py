@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, finished
-from run_builders import T0, begin_run, begin_seed, finish_run
+from run_builders import STAGE_FILES, T0, begin_run, begin_seed, finish_run
 
 from golf_core import records
 from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
@@ -18,7 +18,7 @@ from golf_core.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Grou
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
-from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT, STAGE_FILES
+from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
 from orchestrator.folder.ledger import figures_of
 from orchestrator.folder.results import RunResult, SeedResult
 

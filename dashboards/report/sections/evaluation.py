@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from dashboards.charts import Figure, Legend, Line, Rule, Table, area_chart, line_chart
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.sections.parts import SCORERS, Block, Section, figure, paragraph
-from golf_core.results import EXPERTS, EvalResult
+from dashboards.report.sections.parts import Block, Section, figure, paragraph
+from golf_core.results import EXPERTS, SCORERS, EvalResult
 
 SKIP = 0.04
 DIGITS = 6

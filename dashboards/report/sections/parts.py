@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from dashboards.charts import Figure
 from golf_core.errors import ConfigError
+from orchestrator.folder.results import Condition
 
-SCORERS = ("neural", "mixture", "published")
 SEED_COLOURS = 6
 MADE_UP = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
 """What a figure that was never measured can raise: a time that no clock shows, a number without end."""
@@ -130,7 +130,7 @@ def seed_colour(index: int) -> str:
     return f"s{index % SEED_COLOURS}"
 
 
-def mark(holds: bool | None) -> Cell:
+def mark(condition: Condition) -> Cell:
     """Whether a condition holds, in a sign and a word."""
-    sign, word = {True: ("✓", "holds"), False: ("✗", "fails"), None: ("?", "unknown")}[holds]
+    sign, word = condition.mark
     return Cell(f"{sign} {word}", None, f"is-{word}")

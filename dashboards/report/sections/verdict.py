@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 from dashboards.charts import Figure, Legend, Row, Rule, dot_chart
 from dashboards.report.data import RunData
@@ -20,40 +19,14 @@ from dashboards.report.sections.parts import (
     seed_colour,
     words,
 )
+from orchestrator.claim.columns import columns_in, summary_of
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
-from orchestrator.folder.results import SeedResult, Summary
-
-Figures = Callable[[SeedResult], float | None]
-
-COLUMNS: tuple[tuple[str, str, int, Figures], ...] = (
-    ("neural", "BPB of the adapted model alone", 5, lambda s: s.evaluate.neural.bpb if s.evaluate else None),
-    (
-        "mixture",
-        "BPB of the valid mixture: the one score that a claim may use",
-        5,
-        lambda s: s.evaluate.mixture.bpb if s.evaluate and s.evaluate.mixture else None,
-    ),
-    (
-        "published*",
-        "the earlier record's mixture: not a code length",
-        5,
-        lambda s: s.evaluate.published.bpb if s.evaluate and s.evaluate.published else None,
-    ),
-    ("mean ln Z", "nats a token that it leaves out", 4, lambda s: s.evaluate.mean_log_z if s.evaluate else None),
-    ("total bytes", "code and weights", 0, lambda s: s.export.total_bytes if s.export else None),
-    ("steps", "of training", 0, lambda s: s.train.steps if s.train else None),
-    ("ms/step", "mean over the training clock", 1, lambda s: s.train.ms_per_step if s.train else None),
-    ("train s", "training clock", 1, lambda s: s.train.train_seconds if s.train else None),
-    ("eval s", "evaluation, adaptation included", 1, lambda s: s.evaluate.seconds if s.evaluate else None),
-)
-SPREAD_OF = 4
-"""So many columns are scores, whose spread is shown."""
 
 
 def reasons(run: RunData) -> Section:
     """The conditions of a claim."""
     claim = run.result.claim
-    rows = [[words(c.name), mark(c.holds), words(c.detail)] for c in claim.conditions]
+    rows = [[words(c.name), mark(c), words(c.detail)] for c in claim.conditions]
     columns = (Column("condition", False), Column("", False), Column("figures", False))
     blocks: list[Block] = [grid("conditions", "Conditions of a claim", columns, rows)]
     blocks += [paragraph(f"Note: {note}") for note in claim.notes]
@@ -64,22 +37,20 @@ def reasons(run: RunData) -> Section:
 
 def seeds(run: RunData) -> Section:
     """A row for each seed, and their means."""
-    results = run.result.seeds
+    results, shown = run.result.seeds, columns_in("report")
     rows = []
     for seed in results:
         status = words(seed.status, "is-fails" if seed.status == "failed" else "")
-        rows.append([words(str(seed.seed)), status, *(number(get(seed), digits) for _, _, digits, get in COLUMNS)])
+        rows.append([words(str(seed.seed)), status, *(number(c.of(seed), c.digits) for c in shown)])
     done = [seed for seed in results if seed.status == "finished"]
-    summaries = [_summary([v for s in done if (v := get(s)) is not None]) for *_, get in COLUMNS]
-    digits = [places for _, _, places, _ in COLUMNS]
-    means = [number(s.mean if s else None, d) for s, d in zip(summaries, digits, strict=True)]
-    spreads = [number(s.sd if s else None, d) for s, d in zip(summaries[:SPREAD_OF], digits, strict=False)]
-    spreads += [Cell("")] * (len(COLUMNS) - SPREAD_OF)
+    summaries = [(c, summary_of(c, results)) for c in shown]
+    means = [number(s.mean if s else None, c.digits) for c, s in summaries]
+    spreads = [number(s.sd if s else None, c.digits) if c.is_score else Cell("") for c, s in summaries]
     foot = [
         [words("mean"), words(f"{len(done)} of {len(results)}"), *means],
         [words("sd"), words(""), *spreads],
     ]
-    columns = (Column("seed"), Column("status", False), *(Column(title, True, note) for title, note, _, _ in COLUMNS))
+    columns = (Column("seed"), Column("status", False), *(Column(c.title, True, c.meaning) for c in shown))
     blocks = [grid("seeds-table", "Figures of each seed", columns, rows, foot)]
     blocks += [paragraph(f"Seed {s.seed} failed: {s.error}") for s in results if s.status == "failed"]
     for seed in results:
@@ -167,10 +138,3 @@ def _gain(gain: float, bound: float, margin: float) -> Figure:
         f"below {ALPHA:g} exactly where the whole interval lies beyond the margin.",
         legend=(Legend("one-sided interval of the gain", "c-mixture"),),
     )
-
-
-def _summary(values: Sequence[float]) -> Summary | None:
-    try:
-        return summarize(values)
-    except ValueError:  # none, or not all finite
-        return None
