@@ -119,7 +119,7 @@ def taking(arguments: type[A]) -> Callable[[Callable[[A], None]], Callable[..., 
 @taking(AuditArguments)
 def audit_command(given: AuditArguments) -> None:
     """Measure a scorer from outside against the conditions of a valid score. Exit code 1: one does not hold."""
-    from golf_core import records
+    from golf_core import strict_json as records
     from golf_core.audit.scorer import ScorerError
     from orchestrator.audit_table import show_report
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.claim import SeedResult

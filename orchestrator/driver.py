@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import GolfError, RunError
 from golf_core.events import Event, ignore
 from golf_core.files import write_text

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord, load_manifest
 from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, ByteTable, byte_table, load_tokenizer

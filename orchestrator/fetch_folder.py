@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.data.shards import read_shard
 from golf_core.errors import ConfigError, DataError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes

@@ -19,7 +19,7 @@ from typing import Any
 
 from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from golf_core.records import to_dict
+from golf_core.strict_json import to_dict
 
 LEDGER = "ledger.jsonl"
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05

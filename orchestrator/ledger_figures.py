@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.claim import SeedResult

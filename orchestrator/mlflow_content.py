@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import GolfError
 from golf_core.files import MAX_RECORD_BYTES, sha256
 from golf_core.results import DataRecord

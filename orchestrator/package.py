@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.artifact.program.modules import ProgramError
 from golf_core.artifact.program.pack import unpack
 from golf_core.artifact.program.strip import strip

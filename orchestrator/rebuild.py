@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import GolfError
 from orchestrator.claim import RunResult, SeedResult, judge
 from orchestrator.ledger import Entry, Ledger, read_ledger

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.claim import RunResult, SeedResult

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord, EvalResult, Score
 from orchestrator.claim import RunResult, SeedResult

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from golf_core.records import nearest
+from golf_core.strict_json import nearest
 from orchestrator.claim import RunResult, SeedResult, judge
 from orchestrator.job_file import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
 from orchestrator.seed_figures import seed_metrics

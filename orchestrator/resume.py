@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError, GolfError
 from golf_core.files import sha256
 from orchestrator.claim import Attempt, SeedResult

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_bytes, write_text

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.config import GolfConfig, override, preset, with_clock
 from golf_core.errors import ConfigError
 from orchestrator.data_section import DataFiles

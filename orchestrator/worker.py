@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from golf_core.events import Event, Listener, ignore
-from golf_core.records import from_dict, to_dict
+from golf_core.strict_json import from_dict, to_dict
 
 FOLDER_PREFIX = "golf-rank-"
 
@@ -64,8 +64,7 @@ class Rank:
         """Enter the process group; returns what this rank runs on."""
         import torch
 
-        from golf_core.distributed import LOOPBACK, connect_store, join
-        from golf_core.hardware import device_name
+        from golf_core.distributed import LOOPBACK, connect_store, device_name, join
 
         device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
         store = None
@@ -157,7 +156,7 @@ class Rank:
     def evaluate(self, artifact: bytes) -> dict[str, Any]:
         """The evaluation stage, on the artifact's bytes as they lie in the run's folder; leaves a breakdown here."""
         from golf_core.artifact.export import ARTIFACT_NAME
-        from golf_core.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
+        from golf_core.evaluate.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
         from golf_core.files import write_bytes
         from golf_core.stages import evaluate_stage
 
@@ -177,7 +176,7 @@ class Rank:
         from golf_core.artifact.export import ARTIFACT_NAME
         from golf_core.audit.report import AuditOptions
         from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
-        from golf_core.records import save
+        from golf_core.strict_json import save
 
         def progress(line: str) -> None:
             self._listener(Event("note", {"message": f"audit: {line}"}))

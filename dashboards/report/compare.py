@@ -26,7 +26,7 @@ from dashboards.report.sections.parts import (
     paragraph,
     words,
 )
-from golf_core.breakdown import Breakdown
+from golf_core.evaluate.breakdown import Breakdown
 from golf_core.files import write_text
 from orchestrator.intervals import Paired, paired
 from orchestrator.statistics import Summary, summarize, welch

@@ -48,7 +48,7 @@ def check_command(
 
     Exit code 2: something would fail the run.
     """
-    from golf_core import records
+    from golf_core import strict_json as records
     from orchestrator.driver import check_on_gang
     from orchestrator.preflight.table import console, show_preflight
     from orchestrator.spec import load_job, parse_changes
@@ -75,7 +75,7 @@ def plan_command(
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
 ) -> None:
     """Say what a job would run, how long, at what price, and how many seeds its claim needs. Starts nothing."""
-    from golf_core import records
+    from golf_core import strict_json as records
     from orchestrator.preflight.plan import plan
     from orchestrator.preflight.table import console, plan_view, show_findings
     from orchestrator.spec import load_job, parse_changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from golf_core.projection import DryRun
+from golf_core.train.projection import DryRun
 from orchestrator.limits import phase_limits
 from orchestrator.spec import Job
 

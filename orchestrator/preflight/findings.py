@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import UserError
-from golf_core.projection import DryRun
+from golf_core.train.projection import DryRun
 from orchestrator.preflight.cost import CostEstimate
 
 Level = Literal["error", "warning", "ok"]

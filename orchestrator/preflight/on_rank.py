@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.config import GolfConfig
-from golf_core.projection import AllReduce, DryRun
+from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.preflight.cost import estimate
 from orchestrator.preflight.data import check_data_folder
 from orchestrator.preflight.findings import Finding, Preflight, error, ok
@@ -182,8 +182,8 @@ def _rehearse(
     config: GolfConfig, data: Mapping[str, str] | None, ranks: Ranks, steps: int
 ) -> tuple[AllReduce, DryRun | None]:
     from golf_core.data.sample import default_sample_folder
-    from golf_core.dry_run import dry_run, time_all_reduce
     from golf_core.stages import DataPaths
+    from golf_core.train.dry_run import dry_run, time_all_reduce
 
     folder = default_sample_folder() if data is None else Path(data["path"])
     tokenizer = folder / "tokenizer.model" if data is None else Path(data["tokenizer"])

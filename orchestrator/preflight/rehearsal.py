@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from golf_core.projection import AllReduce, DryRun
+from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.limits import phase_limits
 from orchestrator.preflight.findings import Finding, error, ok, warning
 from orchestrator.spec import Job

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.errors import UserError
 from orchestrator.verify.page import page
 from orchestrator.verify.table import report_table

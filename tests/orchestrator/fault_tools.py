@@ -19,7 +19,7 @@ import psutil
 import pytest
 from tiny import OVERRIDES, REPO, only_run, write_job
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.claim import RunResult
 from orchestrator.ledger import Entry, read_ledger
 from orchestrator.seed_run import STAGE_FILES

@@ -10,7 +10,7 @@ from typing import Any
 
 from claim_builders import CANDIDATE, audit_record, finished, job
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_text
 from orchestrator.claim import RunResult, SeedResult, judge

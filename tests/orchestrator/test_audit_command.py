@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from byte_example import byte_example
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.audit.report import AuditReport
 from golf_core.data.shards import write_shard
 

@@ -23,7 +23,7 @@ from claim_builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.results import EvalResult, KraftSums, Score
 from orchestrator.claim import Claim, Condition, RunResult, SeedResult, judge
 from orchestrator.spec import Job

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from verify_builders import RUNS, claims, log_lines, write_folder
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.files import sha256
-from golf_core.records import to_dict
 from golf_core.results import DataRecord
+from golf_core.strict_json import to_dict
 from orchestrator.fetch_folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.fetch_plan import read_manifest, stated_shards
 from orchestrator.ledger import LEDGER, Entry, Ledger, read_ledger

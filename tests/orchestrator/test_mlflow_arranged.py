@@ -25,7 +25,7 @@ from run_builders import (
     whole_run,
 )
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.events import Event
 from golf_core.files import sha256
 from golf_core.results import DataRecord

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from run_builders import begin_run, begin_seed, finish_run, finish_seed
 from tiny import OVERRIDES, REPO
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.artifact.codec import load_artifact
 from golf_core.config import GolfConfig
 from golf_core.data.sample import build_sample, default_sample_folder

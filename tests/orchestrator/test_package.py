@@ -17,7 +17,8 @@ import pytest
 from tiny import golf, only_run, write_job
 from typer.testing import CliRunner
 
-from golf_core import files, records
+from golf_core import files
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from orchestrator.claim import RunResult
 from orchestrator.cli import app

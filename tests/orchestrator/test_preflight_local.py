@@ -20,7 +20,7 @@ import typer
 from tiny import write_job
 from typer.testing import CliRunner
 
-from golf_core import records
+from golf_core import strict_json as records
 from orchestrator.preflight.command import check_command, plan_command, preflight
 from orchestrator.preflight.findings import Finding, Preflight, PreflightError, error, ok, sentence
 from orchestrator.preflight.local import check_commit, check_here, check_mlflow, check_versions

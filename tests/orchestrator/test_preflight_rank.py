@@ -15,10 +15,10 @@ from tiny import OVERRIDES, write_job
 sys.path.append(str(Path(__file__).resolve().parents[1] / "golf_core"))
 from ranks import on_ranks
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.distributed import Ranks, single
 from golf_core.errors import ConfigError
-from golf_core.projection import AllReduce, DryRun
+from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.preflight.findings import Preflight, PreflightError
 from orchestrator.preflight.on_rank import RankReport, check_rank, judge_ranks, request_of
 from orchestrator.preflight.rehearsal import judge_dry_run, judge_gpu_all_reduce

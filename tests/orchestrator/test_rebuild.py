@@ -10,7 +10,7 @@ import pytest
 from run_builders import add_events, begin_run, begin_seed, fail_seed, finish_seed, steps, whole_run
 from tiny import golf
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError, RunError
 from golf_core.events import Event
 from orchestrator.claim import RunResult, SeedResult

@@ -13,7 +13,7 @@ from claim_builders import export_result, finished, job
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.artifact.program.pack import pack
 from golf_core.artifact.program.strip import strip
 from golf_core.errors import ConfigError

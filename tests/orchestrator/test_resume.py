@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from claim_builders import CANDIDATE, audit_record, finished, job
 
-from golf_core import records
+from golf_core import strict_json as records
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
 from orchestrator.claim import SeedResult

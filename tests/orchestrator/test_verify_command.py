@@ -11,7 +11,7 @@ from rich.console import Console
 from tiny import REPO, golf
 from verify_builders import RUNS, changed, write_folder
 
-from golf_core import records
+from golf_core import strict_json as records
 from orchestrator.verify.command import run_verify
 from orchestrator.verify.page import page
 from orchestrator.verify.report import VerifyReport

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verify_builders import RUNS, claims, finding, log_lines, problems, report_of, write_folder
 
-from golf_core import records
+from golf_core import strict_json as records
 from orchestrator.verify import log_reader
 from orchestrator.verify.folder import MOST_LOGS, FolderError, read_folder
 from orchestrator.verify.log_reader import LINE_BYTES, read_log
