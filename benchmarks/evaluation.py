@@ -18,9 +18,8 @@ import torch
 from golf_core.artifact.codec import load_artifact
 from golf_core.config import preset
 from golf_core.data.sample import build_sample, default_sample_folder
-from golf_core.distributed import single
+from golf_core.distributed import device_name, single
 from golf_core.evaluate.score import Evaluator
-from golf_core.hardware import device_name
 from golf_core.model.compute import should_compile
 from golf_core.model.gpt import GPT
 from golf_core.results import EvalResult

@@ -33,8 +33,8 @@ from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import single
 from golf_core.model.compute import loss_function
 from golf_core.model.gpt import GPT, expected_shapes, model_from
-from golf_core.records import load
 from golf_core.stages import DataPaths, open_text, train_stage
+from golf_core.strict_json import load
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 Make = Callable[[float], bytes]

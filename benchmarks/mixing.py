@@ -19,8 +19,7 @@ import torch
 
 from golf_core.config import preset
 from golf_core.data.shards import read_shard
-from golf_core.distributed import single
-from golf_core.hardware import device_name
+from golf_core.distributed import device_name, single
 from golf_core.mixture.mixer import Mixer
 
 

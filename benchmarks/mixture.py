@@ -29,15 +29,14 @@ from golf_core.artifact.codec import load_artifact
 from golf_core.audit.text import tokens_of_file, tokens_of_text
 from golf_core.config import EvalConfig, MixerConfig, override, preset
 from golf_core.data.tokenizer import byte_table, load_tokenizer
-from golf_core.distributed import single
+from golf_core.distributed import device_name, single
 from golf_core.evaluate.experts import neural_terms
 from golf_core.evaluate.score import Batch, Evaluator, Losses
+from golf_core.evaluate.text import ValidationText, bits_per_byte, validation_text
 from golf_core.events import Event
 from golf_core.files import write_text
-from golf_core.hardware import device_name
 from golf_core.mixture.mixer import Mixer
 from golf_core.progress import describe
-from golf_core.text import ValidationText, bits_per_byte, validation_text
 
 VARIANTS: dict[str, dict[str, object]] = {
     "all parts": {},

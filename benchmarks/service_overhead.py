@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.ledger import read_ledger
 from orchestrator.folder.results import RunResult
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import GolfError
 from golf_core.events import Event
 from golf_core.files import open_plain
@@ -210,7 +210,7 @@ class RunWatcher:
             return None
         if seed not in self._results or self._results[seed][0] != stamp:
             try:
-                found: SeedResult | None = records.load(SeedResult, path)
+                found: SeedResult | None = strict_json.load(SeedResult, path)
             except GolfError:
                 found = None  # damaged: `golf rebuild` makes it anew
             self._results[seed] = (stamp, found)

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
-from golf_core.breakdown import TokenLosses, breakdown_stage, scorers_of
 from golf_core.config import PRESETS, GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import Ranks, end_process, join_from_environment, leave
 from golf_core.errors import ConfigError, GolfError, UserError
+from golf_core.evaluate.breakdown import TokenLosses, breakdown_stage, scorers_of
 from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
 from golf_core.progress import describe
-from golf_core.records import load, save
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
+from golf_core.strict_json import load, save
 from golf_core.train.snapshot import Snapshots
 
 LOG_NAME = "log.jsonl"

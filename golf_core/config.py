@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from golf_core.errors import ConfigError
-from golf_core.records import from_dict, nearest, to_dict
+from golf_core.strict_json import from_dict, nearest, to_dict
 
 Dtype = Literal["float32", "bfloat16"]
 

@@ -1,8 +1,12 @@
-"""The ranks of one run: who am I, and the few collectives that the program needs."""
+"""The ranks of one run: who am I, what do I run on, and the few collectives that the program needs.
+
+Gradients of many parameters lie in one buffer: one all-reduce, one norm, no copies for float32.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -15,9 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from golf_core.errors import RunError
+from golf_core.results import MIB
 
 # Collectives of a healthy run take milliseconds; NCCL's own half hour would burn a node on a lost rank.
 DEFAULT_TIMEOUT_S = 300.0
+CLIP_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -154,3 +160,53 @@ def _tcp_store(host: str, port: int, world_size: int, listening: int | None) -> 
         wait_for_workers=False,
         master_listen_fd=listening,
     )
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or 'cpu'."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Largest GPU memory allocated by this process so far, or its resident memory on a CPU, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class FlatGradients:
+    """`.grad` of every float32 parameter is a view into one float32 buffer.
+
+    The buffer ends in one more element, `extra`, that travels with the gradients. Parameters of another type
+    have gradients of their own, which are copied in and out.
+    """
+
+    def __init__(self, params: Sequence[Tensor], ranks: Ranks) -> None:
+        self._ranks = ranks
+        sizes = [p.numel() for p in params]
+        self._buffer = torch.zeros(sum(sizes) + 1, device=ranks.device)
+        views = self._buffer[:-1].split(sizes)
+        self._params = [(p, view.view_as(p)) for p, view in zip(params, views, strict=True)]
+
+    @property
+    def extra(self) -> Tensor:
+        """The element that travels along, a scalar view."""
+        return self._buffer[-1]
+
+    def zero(self) -> None:
+        """Clear all gradients and the extra element."""
+        self._buffer.zero_()
+        for param, view in self._params:
+            param.grad = view if param.dtype == view.dtype else None
+
+    def reduce_and_clip(self, max_norm: float) -> None:
+        """Sum over the ranks, then scale down to a total norm of at most `max_norm`."""
+        other = [(p, view) for p, view in self._params if p.dtype != view.dtype]
+        for param, view in other:
+            if param.grad is not None:
+                view.copy_(param.grad)
+        self._ranks.sum_(self._buffer)
+        gradients = self._buffer[:-1]
+        gradients.mul_((max_norm / (gradients.norm() + CLIP_EPS)).clamp_max(1.0))
+        for param, view in other:
+            param.grad = view.to(param.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from golf_core.records import to_dict
+from golf_core.strict_json import to_dict
 
 Kind = Literal["phase_started", "phase_finished", "train_step", "validation", "chunk", "note", "system"]
 

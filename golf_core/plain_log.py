@@ -9,8 +9,8 @@ from typing import Any
 
 from golf_core.config import GolfConfig
 from golf_core.events import Event
-from golf_core.records import to_dict
 from golf_core.results import EvalResult, ExportResult, Score, TrainResult
+from golf_core.strict_json import to_dict
 
 DIGITS = 8
 """Decimals of final figures; those on the way have fewer."""

@@ -11,15 +11,15 @@ from pathlib import Path
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
 from golf_core.artifact.program.generate import READABLE_NAME, readable_program
 from golf_core.audit.report import AuditOptions
-from golf_core.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
 from golf_core.config import GolfConfig
 from golf_core.distributed import Ranks
+from golf_core.evaluate.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
 from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
 from golf_core.events import Event, Listener
 from golf_core.files import write_text
-from golf_core.records import save
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
+from golf_core.strict_json import save
 from golf_core.train.snapshot import Snapshots, latest_snapshot
 
 

@@ -21,11 +21,11 @@ from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.distributed import Ranks
 from golf_core.errors import ArtifactError, ConfigError
 from golf_core.evaluate.score import Evaluator, Losses
+from golf_core.evaluate.text import ValidationText, validation_text
 from golf_core.events import Event, Listener, ignore
 from golf_core.model.compute import should_compile
-from golf_core.records import save
 from golf_core.results import EvalResult, ExportResult, TrainResult
-from golf_core.text import ValidationText, validation_text
+from golf_core.strict_json import save
 from golf_core.train.loop import Trainer
 from golf_core.train.state import Keeper
 

@@ -24,13 +24,12 @@ import torch
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
 from golf_core.artifact.program.generate import program_bytes
 from golf_core.config import GolfConfig
-from golf_core.distributed import Ranks, end_process, join_from_environment, leave
+from golf_core.distributed import Ranks, device_name, end_process, join_from_environment, leave
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.events import Event, Listener, ignore
-from golf_core.hardware import device_name
 from golf_core.plain_log import config_lines, event_line, result_lines
-from golf_core.records import from_dict
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
+from golf_core.strict_json import from_dict
 
 CONFIG: Mapping[str, Any] = {}
 """Every field that decides the run, as its job resolved them; left out, the record's."""

@@ -226,7 +226,7 @@ def check(
 
     Exit code 2: something would fail the run.
     """
-    from golf_core import records
+    from golf_core import strict_json
     from orchestrator.job.load import load_job, parse_changes
     from orchestrator.preflight.table import console, show_preflight
     from orchestrator.run.check import check_on_gang
@@ -234,7 +234,7 @@ def check(
     loaded = load_job(job, parse_changes(set_ or []))
     result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)
     if json is not None:
-        records.save(result, json)
+        strict_json.save(result, json)
     show_preflight(result, console())
     raise typer.Exit(result.exit_code)
 

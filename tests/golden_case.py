@@ -13,8 +13,8 @@ import torch
 
 from golf_core.config import EvalConfig, ModelConfig, TrainConfig
 from golf_core.data.tokenizer import ByteTable, byte_table, load_tokenizer
+from golf_core.evaluate.text import ValidationText, validation_text
 from golf_core.model.gpt import GPT
-from golf_core.text import ValidationText, validation_text
 
 HERE = Path(__file__).parent / "golden"
 

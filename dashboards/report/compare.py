@@ -25,7 +25,7 @@ from dashboards.report.sections.parts import (
     paragraph,
     words,
 )
-from golf_core.breakdown import Breakdown
+from golf_core.evaluate.breakdown import Breakdown
 from golf_core.files import write_text
 from golf_core.results import SCORERS
 from orchestrator.claim.statistics import Paired, paired, summarize, welch

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.audit.report import AuditReport
-from golf_core.breakdown import BREAKDOWN, Breakdown
 from golf_core.errors import ConfigError, GolfError
+from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
@@ -127,7 +127,7 @@ def _loaded(kind: type[Any], path: Path, missing: list[str]) -> Any:
     if not path.exists():
         return None
     try:
-        return records.load(kind, path, MAX_RECORD_BYTES)
+        return strict_json.load(kind, path, MAX_RECORD_BYTES)
     except GolfError as error:
         missing.append(str(error))
         return None

@@ -16,7 +16,7 @@ import torch
 from golf_core.artifact.quantize import Kind, Quantized
 from golf_core.config import ModelConfig
 from golf_core.errors import ArtifactError, ConfigError
-from golf_core.records import from_dict, parse, printable, to_dict
+from golf_core.strict_json import from_dict, parse, printable, to_dict
 
 MAX_HEADER = 4 * 1024 * 1024
 DECODER_MEMORY = 256 * 1024 * 1024

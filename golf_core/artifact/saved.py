@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from golf_core.errors import ArtifactError
-from golf_core.records import printable
+from golf_core.strict_json import printable
 
 MAX_MEMBERS = 16_384
 MAX_PICKLE = 8 * 1024 * 1024

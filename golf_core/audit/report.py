@@ -1,4 +1,4 @@
-"""What an audit is asked, and what it answers: frozen values, saved as JSON through `golf_core.records`."""
+"""What an audit is asked, and what it answers: frozen values, saved as JSON through `golf_core.strict_json`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import IO, Literal, cast
 import numpy as np
 import sentencepiece
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord
 from golf_core.data.shards import Tokens, write_shard
 from golf_core.data.tokenizer import BOS, load_tokenizer
@@ -123,7 +123,7 @@ def export_documents(
             python=platform.python_version(),
             sentencepiece=sentencepiece.__version__,
         )
-        records.save(manifest, folder / MANIFEST)
+        strict_json.save(manifest, folder / MANIFEST)
     return manifest
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.data.shards import read_shard, train_shards, val_shards
 from golf_core.data.tokenizer import load_tokenizer
 from golf_core.errors import ConfigError, DataError
@@ -63,14 +63,14 @@ class _Inspected:
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a data folder. Raises `DataError` when it is missing or damaged."""
     try:
-        manifest = records.load(Manifest, folder / MANIFEST)
+        manifest = strict_json.load(Manifest, folder / MANIFEST)
     except ConfigError as error:
         raise DataError(f"{error}; the manifest is damaged, so export the data again") from None
     for name in (manifest.tokenizer, *(shard.file for shard in manifest.shards)):
         # Joined to a folder, such a name would leave it.
         if name in ("", ".", "..") or "/" in name or "\0" in name or not name.isprintable():
             raise DataError(
-                f"{folder / MANIFEST}: '{records.printable(name)}' is not the name of a file in its folder; "
+                f"{folder / MANIFEST}: '{strict_json.printable(name)}' is not the name of a file in its folder; "
                 "the manifest is damaged, so export the data again"
             )
     return manifest

@@ -22,9 +22,8 @@ from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.distributed import default_device, single
 from golf_core.evaluate.experts import neural_terms
 from golf_core.evaluate.score import Evaluator, Losses
-from golf_core.evaluate.windows import Windows
-from golf_core.records import load
-from golf_core.text import validation_text
+from golf_core.evaluate.text import Windows, validation_text
+from golf_core.strict_json import load
 
 Tokens = NDArray[np.int64]
 Scores = dict[str, NDArray[np.float64]]

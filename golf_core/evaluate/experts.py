@@ -1,4 +1,8 @@
-"""The mixer's experts: what each of them says about a token, in nats."""
+"""The record's mixture, faithfully: what each of five experts says about a token, in nats, and how Hedge mixes them.
+
+The last expert is no distribution. Hedge (Freund and Schapire 1997) weighs them by accumulated loss; the weights move
+between chunks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from golf_core.config import EvalConfig
 from golf_core.model.embeddings import HASH_CURRENT, HASH_PREVIOUS
 from golf_core.results import EXPERTS
 
@@ -98,3 +103,57 @@ def expert_nlls(neural: NeuralTerms, rows: Tensor, counts: NgramCounts, at: Posi
 
 def _count(table: Tensor, index: Tensor) -> None:
     table.index_add_(0, index, torch.ones_like(index, dtype=table.dtype))
+
+
+class Hedge:
+    """Log weights of the record's five experts (float64 [5])."""
+
+    def __init__(self, neural_log_weight: float, eta: float, device: torch.device) -> None:
+        self._eta = eta
+        self.log_weights = torch.zeros(len(EXPERTS), dtype=torch.float64, device=device)
+        self.log_weights[0] = neural_log_weight
+
+    def published_nll(self, nlls: Tensor) -> Tensor:
+        """ "nll" [n] of the published mixture, from the experts' nlls [n, 5]. Not a code length."""
+        return -torch.logsumexp(torch.log_softmax(self.log_weights, dim=0) - nlls.double(), dim=1)
+
+    def log_z(self, entropy: Tensor, vocab_size: int) -> Tensor:
+        """ln of the published mixture's sum over the vocabulary [n]: 1 + w (V exp(-H) - 1), w the fifth weight."""
+        weight = torch.softmax(self.log_weights, dim=0)[-1]
+        return torch.log1p(weight * (vocab_size * torch.exp(-entropy.double()) - 1.0))
+
+    def update(self, mean_nlls: Tensor) -> None:
+        """Move every log weight by -eta times its expert's mean nll [5] over the chunk."""
+        self.log_weights -= self._eta * mean_nlls
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """Of n positions: the "nll", ln of the mixture's sum over the vocabulary, and the experts' nlls [n, 5]."""
+
+    nll: Tensor
+    log_z: Tensor
+    experts: Tensor | None
+    """None while the neural expert stands alone."""
+
+
+class Published:
+    """Counts, weights, and the rule by which they move: with whole chunks."""
+
+    def __init__(self, config: EvalConfig, vocab_size: int, device: torch.device) -> None:
+        self._least, self._vocab = config.hedge_min_tokens, vocab_size
+        self.counts = NgramCounts(vocab_size, config.trigram_buckets, config.count_smoothing, device)
+        self.hedge = Hedge(config.neural_log_weight, config.hedge_eta, device)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether enough tokens have been counted; until then the neural expert stands alone."""
+        return self.counts.tokens >= self._least
+
+    def score(self, neural: NeuralTerms, rows: Tensor, at: Positions) -> PublishedScores:
+        """Score n positions, whose neural distributions are `rows` [n] of `neural`."""
+        if not self.speaks:
+            nll = neural.log_probs[rows, at.target].neg()
+            return PublishedScores(nll, torch.zeros_like(nll), None)
+        nlls = expert_nlls(neural, rows, self.counts, at)
+        return PublishedScores(self.hedge.published_nll(nlls), self.hedge.log_z(neural.entropy, self._vocab), nlls)

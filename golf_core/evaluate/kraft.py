@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from golf_core.distributed import Ranks
-from golf_core.evaluate.experts import NeuralTerms, Positions, expert_nlls
-from golf_core.evaluate.published import Published
+from golf_core.evaluate.experts import NeuralTerms, Positions, Published, expert_nlls
 from golf_core.results import KraftSums
 
 

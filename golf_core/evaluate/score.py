@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,20 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golf_core.config import EvalConfig
-from golf_core.distributed import Ranks
+from golf_core.distributed import Ranks, device_name
 from golf_core.evaluate.adaptation import TestTimeTrainer
-from golf_core.evaluate.experts import Positions, neural_terms
+from golf_core.evaluate.experts import Positions, Published, neural_terms
 from golf_core.evaluate.kraft import KraftMeter
-from golf_core.evaluate.published import Published
-from golf_core.evaluate.timing import PhaseTimes
-from golf_core.evaluate.windows import Windows, chunk_windows, sliding_windows
+from golf_core.evaluate.text import ValidationText, Windows, bits_per_byte, chunk_windows, sliding_windows
 from golf_core.events import Event, Listener, ignore
-from golf_core.hardware import device_name
 from golf_core.mixture.mixer import Mixer
 from golf_core.model.compute import autocast, hidden_function
 from golf_core.model.gpt import GPT
 from golf_core.results import EXPERTS, SCORERS, ChunkRecord, EvalResult, Score
-from golf_core.text import ValidationText, bits_per_byte
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Losses:
 class Evaluator:
     """One evaluation of `model` on this rank. `run()` gives the same figures on any number of ranks.
 
-    `keep` is shown the losses of each chunk (`golf_core.breakdown.TokenLosses`).
+    `keep` is shown the losses of each chunk (`golf_core.evaluate.breakdown.TokenLosses`).
     """
 
     def __init__(
@@ -293,3 +291,46 @@ class Evaluator:
             repeat_tail=self.config.repeat_tail,
             seconds_by_phase=by_phase,
         )
+
+
+Moment = float | torch.cuda.Event
+
+
+class PhaseTimes:
+    """Seconds of this rank by phase. On CUDA a phase ends with an event in the stream: nothing waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._ends: list[tuple[str, Moment]] = []
+
+    def start(self) -> None:
+        """Begin the first phase."""
+        self._ends = [("", self._now())]
+
+    def ended(self, phase: str) -> None:
+        """What was done since the phase before it ended, or since the start, was `phase`. Nothing before `start`."""
+        if self._ends:
+            self._ends.append((phase, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """By phase, in the order in which they first ended. Waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        sums: defaultdict[str, float] = defaultdict(float)
+        for (_, begin), (phase, end) in pairwise(self._ends):
+            sums[phase] += _between(begin, end)
+        return dict(sums)
+
+    def _now(self) -> Moment:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _between(begin: Moment, end: Moment) -> float:
+    if isinstance(begin, float) or isinstance(end, float):
+        assert isinstance(begin, float) and isinstance(end, float)
+        return end - begin
+    return begin.elapsed_time(end) / 1000.0

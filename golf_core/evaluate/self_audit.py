@@ -13,8 +13,8 @@ from golf_core.audit.report import AuditOptions, AuditReport, KraftSum
 from golf_core.audit.scorer import ScorerSpec
 from golf_core.config import GolfConfig
 from golf_core.data.shards import validation_tokens
-from golf_core.records import load
 from golf_core.results import AuditRecord
+from golf_core.strict_json import load
 
 SCORER = "golf_core.evaluate.auditable:EvaluationScorer"
 CLAIMED = "mixture"

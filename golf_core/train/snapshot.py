@@ -29,7 +29,7 @@ from golf_core.distributed import Ranks
 from golf_core.errors import ConfigError, DataError
 from golf_core.files import atomic_writer
 from golf_core.model.gpt import expected_shapes
-from golf_core.records import from_dict, to_dict
+from golf_core.strict_json import from_dict, to_dict
 from golf_core.train.state import Progress, TrainState
 
 SNAPSHOT_NAME, PREVIOUS_NAME = "snapshot.bin", "snapshot.previous.bin"

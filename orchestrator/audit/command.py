@@ -119,7 +119,7 @@ def taking(arguments: type[A]) -> Callable[[Callable[[A], None]], Callable[..., 
 @taking(AuditArguments)
 def audit_command(given: AuditArguments) -> None:
     """Measure a scorer from outside against the conditions of a valid score. Exit code 1: one does not hold."""
-    from golf_core import records
+    from golf_core import strict_json
     from golf_core.audit.scorer import ScorerError
     from orchestrator.audit.table import show_report
 
@@ -132,7 +132,7 @@ def audit_command(given: AuditArguments) -> None:
             traceback.print_exc()
         raise
     if given.out is not None:
-        records.save(report, given.out)
+        strict_json.save(report, given.out)
     show_report(report)
     if not report.passed:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.folder.earlier import job_of_run
@@ -48,8 +48,8 @@ def audit_run(
     place = folder / f"seed-{seed}"
     if not (place / ARTIFACT).is_file():
         raise ConfigError(f"{place / ARTIFACT}: missing; seed {seed} of that run left no artifact to audit")
-    data = records.load(DataRecord, place / DATA)
-    result = records.load(SeedResult, place / RESULT)
+    data = strict_json.load(DataRecord, place / DATA)
+    result = strict_json.load(SeedResult, place / RESULT)
     clocks, claimed_bytes, claimed_tokens = {}, None, None
     if result.train:
         clocks["train"] = result.train.train_seconds
@@ -70,6 +70,6 @@ def audit_run(
     )
     with tempfile.TemporaryDirectory(prefix="golf-audit-") as scratch:
         config = Path(scratch) / "config.json"
-        records.save(job.config, config)
+        strict_json.save(job.config, config)
         paths = (place / ARTIFACT, Path(data.path), Path(data.tokenizer), config)
         return audit_evaluation(*paths, options, around, progress)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import GolfError
 from golf_core.files import MAX_RECORD_BYTES
 from orchestrator.claim.judge import judge
@@ -39,8 +39,8 @@ def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
         for seed in seeds:
             place = folder / f"seed-{seed.seed}"
             if place.is_dir():
-                records.save(redacted(seed, redactor, place / RESULT), place / RESULT)
-        records.save(redacted(result, redactor, folder / RESULT), folder / RESULT)
+                strict_json.save(redacted(seed, redactor, place / RESULT), place / RESULT)
+        strict_json.save(redacted(result, redactor, folder / RESULT), folder / RESULT)
     finally:
         ledger.close()
     return result, notes
@@ -96,12 +96,12 @@ def _seed(view: RunView, seed: int, entries: Sequence[Entry], notes: list[str]) 
 def _before(path: Path) -> tuple[SeedResult | None, str]:
     """The result that is there, or why there is none."""
     try:
-        return records.load(SeedResult, path), ""
+        return strict_json.load(SeedResult, path), ""
     except GolfError as error:
         return None, str(error)
 
 
 def judged_anew(folder: Path) -> RunResult:
     """The result of a finished run, with the claim computed again from its job and its seeds' results."""
-    result = records.load(RunResult, folder / RESULT, MAX_RECORD_BYTES)
+    result = strict_json.load(RunResult, folder / RESULT, MAX_RECORD_BYTES)
     return replace(result, claim=judge(Job.from_dict(result.job, where=str(folder / RESULT)), result.seeds))

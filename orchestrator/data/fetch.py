@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord, load_manifest
 from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, ByteTable, byte_table, load_tokenizer
@@ -358,7 +358,7 @@ class _Fetch:
         waiting = [name for name in sorted(names) if (self._incoming / name).exists()]
         if waiting or not self._is_written(manifest):
             (self._folder / RECORD).unlink(missing_ok=True)
-            records.save(manifest, self._folder / MANIFEST)
+            strict_json.save(manifest, self._folder / MANIFEST)
             for name in waiting:
                 (self._incoming / name).replace(self._folder / name)
             sync(self._folder)
@@ -368,7 +368,7 @@ class _Fetch:
             tokenizer=self._tokenizer,
             sizes={name: size_of(self._folder / name) for name in sorted(names)},
         )
-        records.save(record, self._folder / RECORD)
+        strict_json.save(record, self._folder / RECORD)
         shutil.rmtree(self._incoming)
 
     def _is_written(self, manifest: Manifest) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.data.shards import read_shard
 from golf_core.errors import ConfigError, DataError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
@@ -62,7 +62,7 @@ def record_of(folder: Path) -> FetchRecord | None:
     path = folder / RECORD
     try:
         read_bytes(path, MAX_RECORD_BYTES)  # looked at first: a pipe would keep the reader for ever
-        record = records.load(FetchRecord, path)
+        record = strict_json.load(FetchRecord, path)
     except (ConfigError, OSError, ValueError, ArithmeticError, RecursionError):
         return None
     # Names of files in this folder, and nothing that leads out of it.

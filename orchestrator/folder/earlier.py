@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
-from golf_core.records import nearest
+from golf_core.strict_json import nearest
 from orchestrator.folder.layout import ARTIFACT, RESULT
 from orchestrator.folder.results import SeedResult
 from orchestrator.job.document import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
@@ -83,7 +83,7 @@ def earlier_seed(folder: Path, seed: int) -> EarlierSeed:
         raise ConfigError(f"{path}: missing; seed {seed} of that run left no artifact to evaluate")
     artifact = read_artifact(path)
     decode(artifact, str(path))  # refuse a damaged one before any rank is started
-    result = records.load(SeedResult, path.with_name(RESULT))
+    result = strict_json.load(SeedResult, path.with_name(RESULT))
     return EarlierSeed(folder.resolve().parent.name, artifact, result.train, result.export)
 
 

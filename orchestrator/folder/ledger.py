@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from golf_core.records import to_dict
 from golf_core.results import EvalResult
+from golf_core.strict_json import to_dict
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.results import MAKING, STAGES, SeedResult
 from orchestrator.job.document import printable
@@ -157,7 +157,7 @@ def _entry(line: bytes) -> Entry | None:
 def figures_of(result: SeedResult, stage: str) -> Any:
     """A stage's figures for the ledger, in a line that people can read; None where there are none."""
     figures = getattr(result, stage)
-    return records.to_dict(without_history(figures) if isinstance(figures, EvalResult) else figures)
+    return strict_json.to_dict(without_history(figures) if isinstance(figures, EvalResult) else figures)
 
 
 def without_history(evaluated: EvalResult) -> EvalResult:
@@ -193,7 +193,7 @@ def _result(stage: str, values: Any, seed: int, other: SeedResult | None, notes:
             notes.append(f"seed {seed}: the figures of its {stage} are lost")
         return figures
     try:
-        return records.from_dict(STAGES[stage].result, values, where=f"{stage} of seed {seed} in the ledger")
+        return strict_json.from_dict(STAGES[stage].result, values, where=f"{stage} of seed {seed} in the ledger")
     except ConfigError as error:
         notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(str(error))}")
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
-from golf_core import records
+from golf_core import strict_json
 
 LEAST = 6
 """Characters of the shortest secret: a shorter one would be found inside ordinary words."""
@@ -200,4 +200,4 @@ def _bytes(text: str) -> bytes:
 
 def redacted(record: R, redactor: Redactor, where: Path) -> R:
     """A result or data record without secrets in its texts; `where` it was read from, for messages."""
-    return records.from_dict(type(record), redactor.redact_value(records.to_dict(record)), where=str(where))
+    return strict_json.from_dict(type(record), redactor.redact_value(strict_json.to_dict(record)), where=str(where))

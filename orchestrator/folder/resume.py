@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
 from golf_core.files import sha256, write_bytes
 from orchestrator.folder.earlier import job_of_run
@@ -94,7 +94,7 @@ def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: boo
 def _recorded(path: Path, seed: int, entries: Sequence[Entry], notes: list[str]) -> SeedResult:
     """The seed's result; where that is gone or damaged, what the ledger has of it."""
     try:
-        result = records.load(SeedResult, path)
+        result = strict_json.load(SeedResult, path)
     except GolfError as error:
         found = figures_in(entries, seed, None, notes)
         if found:

@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.config import GolfConfig, override, preset, with_clock
 from golf_core.errors import ConfigError
 from orchestrator.job.document import all_of, apply_changes, inside, parse_yaml, read_document, shown, unplain, was_set
@@ -121,7 +121,7 @@ class Job:
         """All of it as JSON-ready values, which `from_dict` reads back."""
         sections = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "config"}
         plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in sections.items()}
-        return {**plain, "seeds": list(self.seeds), "config": records.to_dict(self.config)}
+        return {**plain, "seeds": list(self.seeds), "config": strict_json.to_dict(self.config)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "job") -> Job:
@@ -129,7 +129,7 @@ class Job:
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where}: expected a mapping of fields, got {shown(values)}")
         rest = dict(values)
-        config = records.from_dict(GolfConfig, rest.pop("config", None), where=f"{where}.config")
+        config = strict_json.from_dict(GolfConfig, rest.pop("config", None), where=f"{where}.config")
         try:
             return _job(_JobFile.model_validate(rest), config)
         except ValidationError as error:
@@ -294,7 +294,7 @@ def _mistakes(error: ValidationError) -> list[tuple[str, str]]:
         if (sentence := own_sentence(entry)) is not None:
             found.append((field, sentence))
         elif entry["type"] == "extra_forbidden":
-            found.append((field, f"no such field{records.nearest(str(location[-1]), parent.model_fields)}"))
+            found.append((field, f"no such field{strict_json.nearest(str(location[-1]), parent.model_fields)}"))
         elif entry["type"] == "missing":
             found.append((field, f"missing; give {description}"))
         else:

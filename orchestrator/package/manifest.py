@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.folder.layout import PROGRAM, READABLE
@@ -69,7 +69,7 @@ def load_record(folder: Path) -> Record:
     path = folder / RECORD
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; name the folder of a package, as `golf package` makes it")
-    record = records.load(Record, path, files.MAX_RECORD_BYTES)
+    record = strict_json.load(Record, path, files.MAX_RECORD_BYTES)
     if record.format != FORMAT:
         raise ConfigError(f"{path}: format {record.format} is unknown to this version, which reads {FORMAT}")
     for file in record.files:

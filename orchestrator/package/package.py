@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.artifact.program.modules import ProgramError
 from golf_core.artifact.program.pack import unpack
 from golf_core.artifact.program.strip import strip
@@ -122,7 +122,7 @@ def _check_seed(folder: Path, seed: SeedResult) -> None:
             f"{folder / PROGRAM}: {size:,} bytes where the run counted {seed.export.code_bytes:,}; it was changed since"
         )
     # As JSON, in which a figure that is not a number equals itself.
-    if records.to_dict(records.load(SeedResult, folder / RESULT)) != records.to_dict(seed):
+    if strict_json.to_dict(strict_json.load(SeedResult, folder / RESULT)) != strict_json.to_dict(seed):
         raise ConfigError(f"{folder / RESULT}: does not agree with the run's own {RESULT}; one of them was changed")
 
 
@@ -137,7 +137,7 @@ def _check_readable(folder: Path, program: bytes) -> None:
 
 
 def _data(path: Path) -> DataRecord:
-    return portable_data(records.load(DataRecord, path))
+    return portable_data(strict_json.load(DataRecord, path))
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Reda
     listed = [file_entry(path) for path in sorted(place.iterdir())]
     write(README, readme(result, job, data, listed))
     entries = tuple(file_entry(path) for path in sorted(place.iterdir()))
-    records.save(Record(FORMAT, result, data, entries), place / RECORD)
+    strict_json.save(Record(FORMAT, result, data, entries), place / RECORD)
 
 
 def _refuse_secrets(place: Path, folder: Path, redactor: Redactor) -> None:

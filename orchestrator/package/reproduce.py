@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import SCORERS, DataRecord, EvalResult, Score
 from orchestrator.claim.statistics import summarize
@@ -93,7 +93,7 @@ def reproduce(
     result, place = run_job(job, address, say, earlier, redactor)
     comparisons = []
     for seed in finished_seeds(result.seeds):
-        seen = records.load(DataRecord, place / f"seed-{seed.seed}" / DATA)
+        seen = strict_json.load(DataRecord, place / f"seed-{seed.seed}" / DATA)
         comparisons += compare_data(seed.seed, record.data[str(seed.seed)], seen, evaluate_only)
         comparisons += compare(record.run, seed, evaluate_only)
         if not evaluate_only:

@@ -10,8 +10,8 @@ from typing import Any
 
 from golf_core.config import GolfConfig
 from golf_core.plain_log import named
-from golf_core.records import to_dict
 from golf_core.results import EvalResult, ExportResult, TrainResult
+from golf_core.strict_json import to_dict
 from orchestrator.claim.columns import submitted
 from orchestrator.claim.statistics import MARGIN_NATS, summarize
 from orchestrator.folder.results import RunResult, SeedResult

@@ -44,7 +44,7 @@ def plan_command(
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
 ) -> None:
     """Say what a job would run, how long, at what price, and how many seeds its claim needs. Starts nothing."""
-    from golf_core import records
+    from golf_core import strict_json
     from orchestrator.job.load import load_job, parse_changes
     from orchestrator.preflight.plan import plan
     from orchestrator.preflight.table import console, plan_view, show_findings
@@ -54,7 +54,7 @@ def plan_command(
     except ValueError as problem:
         raise UserError(f"--power, --sd: {problem}") from None
     if json is not None:
-        records.save(found, json)
+        strict_json.save(found, json)
     console().print(plan_view(found))
     over = judge_cost(found.cost, max_cost)
     show_findings(over, console())

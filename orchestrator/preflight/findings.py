@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import UserError
-from golf_core.projection import DryRun
+from golf_core.train.projection import DryRun
 from orchestrator.preflight.plan import CostEstimate
 
 Level = Literal["error", "warning", "ok"]
@@ -96,9 +96,9 @@ def sentence(finding: Finding) -> str:
 
 def plain(findings: Iterable[Finding]) -> list[dict[str, str]]:
     """Findings as JSON-ready values, to travel between processes."""
-    return [records.to_dict(finding) for finding in findings]
+    return [strict_json.to_dict(finding) for finding in findings]
 
 
 def read(values: Iterable[Mapping[str, Any]]) -> list[Finding]:
     """The findings that `plain` made."""
-    return [records.from_dict(Finding, value) for value in values]
+    return [strict_json.from_dict(Finding, value) for value in values]

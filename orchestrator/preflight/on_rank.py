@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.config import GolfConfig
-from golf_core.projection import AllReduce, DryRun
+from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.job.load import Job
 from orchestrator.preflight.data import check_data_folder
 from orchestrator.preflight.disk import check_disk, check_shm, need_of
@@ -84,7 +84,7 @@ def check_rank(
     `RankReport`; all as plain values. Raises what the rehearsal raises (`GolfError`, a GPU out of memory) on the rank
     where it happens: its fellows then wait in vain, so end the gang.
     """
-    asked, settings = records.from_dict(RankRequest, request), records.from_dict(GolfConfig, config)
+    asked, settings = strict_json.from_dict(RankRequest, request), strict_json.from_dict(GolfConfig, config)
     per_node = asked.ranks // asked.nodes
     uuid, device, findings = _own_gpu(ranks, asked.accelerator)
     gpus = _gang_gpus(ranks, uuid) if asked.accelerator is not None else []
@@ -95,7 +95,7 @@ def check_rank(
     if not ranks.largest(float(any(finding.level == "error" for finding in findings))):
         reduced, dry = _rehearse(settings, data, ranks, asked.steps)
     report = RankReport(ranks.rank, platform.node(), uuid, device, tuple(findings), reduced, dry)
-    plain: dict[str, Any] = records.to_dict(report)
+    plain: dict[str, Any] = strict_json.to_dict(report)
     return plain
 
 
@@ -122,7 +122,7 @@ def check_node(
 
 def judge_ranks(job: Job, reports: Sequence[Mapping[str, Any]], places: int = 1) -> Preflight:
     """All ranks' reports as one result: their findings, whether each has a GPU of its own, the budgets, the cost."""
-    found = sorted((records.from_dict(RankReport, report) for report in reports), key=lambda report: report.rank)
+    found = sorted((strict_json.from_dict(RankReport, report) for report in reports), key=lambda report: report.rank)
     findings = [finding for report in found for finding in report.findings]
     if job.resources.accelerator is not None:
         findings.append(_own_gpus_each(found))
@@ -183,8 +183,8 @@ def _rehearse(
     config: GolfConfig, data: Mapping[str, str] | None, ranks: Ranks, steps: int
 ) -> tuple[AllReduce, DryRun | None]:
     from golf_core.data.sample import default_sample_folder
-    from golf_core.dry_run import dry_run, time_all_reduce
     from golf_core.stages import DataPaths
+    from golf_core.train.dry_run import dry_run, time_all_reduce
 
     folder = default_sample_folder() if data is None else Path(data["path"])
     tokenizer = folder / "tokenizer.model" if data is None else Path(data["tokenizer"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import stdev
 
-from golf_core.projection import DryRun
+from golf_core.train.projection import DryRun
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, margin_in_bpb
 from orchestrator.folder.results import wanted_stages
 from orchestrator.job.limits import phase_limits

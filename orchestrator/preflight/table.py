@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from golf_core.projection import describe
+from golf_core.train.projection import describe
 from orchestrator.preflight.findings import Finding, Preflight, sentence
 from orchestrator.preflight.plan import CostEstimate, Plan, PowerPlan
 

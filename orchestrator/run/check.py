@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import RunError
 from golf_core.events import Event, ignore
 from orchestrator.job.limits import phase_limits
@@ -27,7 +27,7 @@ def check_on_gang(job: Job, address: str) -> Preflight:
         gang, _ = start_gang(placement, limits.start, job.limits.stall_seconds)
         try:
             data = None if job.data == "sample" else job.data.model_dump()
-            gang.call("open", records.to_dict(job.config), data, limit_s=limits.start)
+            gang.call("open", strict_json.to_dict(job.config), data, limit_s=limits.start)
             return check_gang(gang, job, data, DRY_STEPS, limits.train, ignore)
         finally:
             gang.close()
@@ -54,5 +54,5 @@ def check_gang(
     gang: Gang, job: Job, data: dict[str, Any] | None, steps: int, limit_s: float, on_event: Callable[[Event], None]
 ) -> Preflight:
     """What the ranks find on their nodes, and what a rehearsal of `steps` steps projects. The data are open."""
-    request = records.to_dict(request_of(job, steps))
+    request = strict_json.to_dict(request_of(job, steps))
     return judge_ranks(job, gang.call("check", data, request, limit_s=limit_s, on_event=on_event))

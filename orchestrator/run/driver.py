@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import GolfError, RunError
 from golf_core.events import Event
 from golf_core.files import write_text
@@ -194,7 +194,7 @@ class _Driver:
     def _save(self, result: RunResult) -> str:
         """Write down how the run stands; returns why that cannot be done, if so."""
         try:
-            records.save(redacted(result, self._redactor, self.folder / RESULT), self.folder / RESULT)
+            strict_json.save(redacted(result, self._redactor, self.folder / RESULT), self.folder / RESULT)
             if not self._cut_short:
                 self._ledger.append("run_finished", verdict=result.claim.verdict)
         except OSError as error:

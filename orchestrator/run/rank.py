@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from golf_core.events import Event, Listener, ignore
-from golf_core.records import from_dict, to_dict
+from golf_core.strict_json import from_dict, to_dict
 from orchestrator.folder.results import STAGES
 
 FOLDER_PREFIX = "golf-rank-"
@@ -65,8 +65,7 @@ class Rank:
         """Enter the process group; returns what this rank runs on."""
         import torch
 
-        from golf_core.distributed import LOOPBACK, connect_store, join
-        from golf_core.hardware import device_name
+        from golf_core.distributed import LOOPBACK, connect_store, device_name, join
 
         device = torch.device("cuda", 0) if self._gpu else torch.device("cpu")
         store = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import GolfError, RunError, UserError
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_bytes, write_text
@@ -140,7 +140,7 @@ class SeedRun:
         with contextlib.suppress(OSError, RunError):
             if self._log is not None:
                 self._log.close()
-            records.save(self.result, self.folder / RESULT)
+            strict_json.save(self.result, self.folder / RESULT)
             self.ledger.append("seed_finished", seed=seed, attempt=attempt, **ending)
 
     def _attempt(self, placement: Placement) -> None:
@@ -153,17 +153,17 @@ class SeedRun:
         self.ledger.append("gang_started", seed=self.result.seed, ranks=ranks)
         self._note("checking the data")
         data = None if job.data == "sample" else job.data.model_dump()
-        config = records.to_dict(job.config)
+        config = strict_json.to_dict(job.config)
         opened = self._gang.call("open", config, data, limit_s=limits.start, on_event=self._relay)
-        self.data = records.from_dict(DataRecord, opened[0])
-        records.save(self.data, self.folder / DATA)
+        self.data = strict_json.from_dict(DataRecord, opened[0])
+        strict_json.save(self.data, self.folder / DATA)
         if job.resources.accelerator is not None:
             self._preflight(self._gang, data)
         for stage in self._missing():
             self._stage, began = stage.name, time.time()
             self._run_stage(self._gang, stage)
             # What a seed has reached has left its node, and is on disk, before the next stage begins.
-            records.save(self.result, self.folder / RESULT)
+            strict_json.save(self.result, self.folder / RESULT)
             self.ledger.append(
                 "stage_finished",
                 seed=self.result.seed,
@@ -178,7 +178,7 @@ class SeedRun:
         self._stage = "preflight"
         steps = DRY_STEPS if self.rehearse and self.result.train is None and not self.adopted else 0
         found = check_gang(gang, self.job, data, steps, self._limits.train, self._relay)
-        records.save(found, self.folder / PREFLIGHT)
+        strict_json.save(found, self.folder / PREFLIGHT)
         for finding in found.warnings:
             self._note(f"warning: {sentence(finding)}")
         found.refuse_errors()
@@ -207,7 +207,7 @@ class SeedRun:
                 write_bytes(self.folder / name, content)
         if stage.midway is not None:
             (self.folder / stage.midway).unlink(missing_ok=True)
-        figures: dict[str, Any] = {stage.name: records.from_dict(stage.result, found)}
+        figures: dict[str, Any] = {stage.name: strict_json.from_dict(stage.result, found)}
         self.result = replace(self.result, **figures)
 
     def _put_snapshot(self, gang: Gang, snapshot: Path) -> None:

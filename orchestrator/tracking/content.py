@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import GolfError
 from golf_core.files import MAX_RECORD_BYTES, sha256
 from golf_core.results import DataRecord
@@ -97,7 +97,7 @@ def attempt_ending(
         tags |= {f"data.sha256.{name}": digest for name, digest in data.checksums.items()}
         tags["data.sha256.tokenizer"] = data.tokenizer_sha256
         if status == "FINISHED" and (place / ARTIFACT).is_file():
-            config = redactor.redact_value(records.to_dict(view.job.config))
+            config = redactor.redact_value(strict_json.to_dict(view.job.config))
             model = model_of(place / ARTIFACT, data, config, complain)
     return Ending(
         status=status,
@@ -147,7 +147,7 @@ def _present(paths: list[Path]) -> tuple[Path, ...]:
 
 def _loaded(kind: type[Any], path: Path) -> Any:
     try:
-        return records.load(kind, path, MAX_RECORD_BYTES)
+        return strict_json.load(kind, path, MAX_RECORD_BYTES)
     except GolfError:
         return None  # not there yet, or damaged: `golf rebuild` makes it anew
 

@@ -24,7 +24,7 @@ class TextScorer(PythonModel):
         from golf_core.config import GolfConfig
         from golf_core.data.tokenizer import byte_table, load_tokenizer
         from golf_core.distributed import default_device, single
-        from golf_core.records import load
+        from golf_core.strict_json import load
 
         places = {name: Path(path) for name, path in context.artifacts.items()}
         self._ranks = single(default_device(0))
@@ -46,7 +46,7 @@ class TextScorer(PythonModel):
 
         from golf_core.data.tokenizer import BOS
         from golf_core.evaluate.score import Evaluator
-        from golf_core.text import validation_text
+        from golf_core.evaluate.text import validation_text
 
         tokens = np.array([BOS, *self._tokenizer.encode(text, out_type=int)], dtype=np.int64)
         if len(tokens) == 1:

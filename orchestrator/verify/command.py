@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.errors import UserError
 from orchestrator.verify.page import page
 from orchestrator.verify.table import report_table
@@ -22,7 +22,7 @@ def run_verify(folders: Sequence[Path], baseline: Path | None, json: Path | None
     report = verify(folders, baseline)
     # What was found is written before anything is printed, so that a reader who closes the pipe loses nothing.
     if json is not None:
-        _written(json, lambda: records.save(report, json))
+        _written(json, lambda: strict_json.save(report, json))
     if markdown is not None:
         text = page(report, folders, baseline, markdown)
         _written(markdown, lambda: files.write_text(markdown, text))

@@ -12,9 +12,9 @@ import numpy as np
 from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, finished
 from run_builders import STAGE_FILES, T0, begin_run, begin_seed, finish_run
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
-from golf_core.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
+from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
@@ -44,7 +44,7 @@ def full_run(folder: Path, steps: int = 6000, chunks: int = 1893, seeds: tuple[i
             ledger.append(
                 "stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures_of(made, stage)
             )
-        records.save(made, place / RESULT)
+        strict_json.save(made, place / RESULT)
         ledger.append("seed_finished", seed=seed, attempt=1, status="finished")
         results.append(made)
     return finish_run(folder, ledger, tuple(results))
@@ -59,12 +59,12 @@ def _seed(place: Path, seed: int, bpb: float, steps: int, chunks: int, began: fl
     for event in _events(random, steps, history, began):
         log(event)
     log.close()
-    records.save(_breakdown(random, chunks), place / BREAKDOWN)
-    records.save(_audit(random), place / AUDIT)
+    strict_json.save(_breakdown(random, chunks), place / BREAKDOWN)
+    strict_json.save(_audit(random), place / AUDIT)
     data = DataRecord(
         "/data", "/data/t.model", "a" * 64, 8_000_000_000, 62_021_846, {"fineweb_val_000000.bin": "b" * 64}
     )
-    records.save(data, place / DATA)
+    strict_json.save(data, place / DATA)
     exported = replace(
         finished(seed, bpb).export, bytes_by_group={"attention": 6_000_000, "mlp": 9_000_000, "embeddings": 705_672}
     )  # type: ignore[type-var]

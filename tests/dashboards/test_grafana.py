@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from run_builders import begin_run, begin_seed, chunks, fail_seed, finish_seed, steps
 from tiny import OVERRIDES, golf, only_run, write_job
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.events import Event
 from golf_core.files import write_text
 from orchestrator.folder.results import RunResult
@@ -409,7 +409,7 @@ def test_prometheus_answers_every_query_of_the_dashboard(
     run = only_run(tmp_path)
 
     assert_answered(server, run.name, began, ended)
-    result = records.load(RunResult, run / "result.json")
+    result = strict_json.load(RunResult, run / "result.json")
     for seed in result.seeds:
         chosen = f'run="{run.name}", seed="{seed.seed}"'
         assert seed.evaluate is not None and seed.evaluate.mixture is not None and seed.export is not None

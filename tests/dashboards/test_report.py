@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from dashboards.commands import REPORT, write_report
 from dashboards.report import write_comparison, write_run_report
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
 from orchestrator.claim.judge import judge
 from orchestrator.cli import extended
@@ -221,7 +221,7 @@ def test_a_run_without_baseline_or_with_one_seed(tmp_path: Path) -> None:
     ledger = begin_run(folder, (42,))
     finish_run(folder, ledger, seeds)
     result = RunResult(made.name, "alone", made.to_dict(), {}, seeds, judge(made, seeds), 1.7e9, 1.7e9 + 5)
-    records.save(result, folder / "result.json")
+    strict_json.save(result, folder / "result.json")
     text = text_of(write_run_report(folder, tmp_path / "r.html"))
     assert "Against the baseline" not in text and "1.10000" in text
 

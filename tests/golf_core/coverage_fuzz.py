@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["golf_core"]):
     from golf_core.data import shards
     from golf_core.errors import GolfError
     from golf_core.model.gpt import GPT
-    from golf_core.records import to_dict
+    from golf_core.strict_json import to_dict
     from golf_core.train import snapshot
     from golf_core.train.state import Progress
 

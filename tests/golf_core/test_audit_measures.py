@@ -13,7 +13,7 @@ from specimens.catalogue import BY_NAME, CHUNK, V
 from specimens.experts import Counts, adaptive, fixed
 from specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.audit.auditor import audit
 from golf_core.audit.complete import weigh
 from golf_core.audit.normalization import estimated_sums, likely_first
@@ -452,8 +452,8 @@ def test_the_same_seed_measures_the_same() -> None:
 def test_a_report_survives_being_saved(tmp_path: Path) -> None:
     which = BY_NAME["one_too_far"]
     report = audit(which.build(), TEXT, AuditOptions(positions=10, cuts=3, chunk_tokens=CHUNK))
-    records.save(report, tmp_path / "report.json")
-    again = records.load(AuditReport, tmp_path / "report.json")
+    strict_json.save(report, tmp_path / "report.json")
+    again = strict_json.load(AuditReport, tmp_path / "report.json")
     assert again == report
     assert not again.passed and again.named("violated") == report.named("violated")
     assert json.loads((tmp_path / "report.json").read_text())["scorer"] == "scorer"

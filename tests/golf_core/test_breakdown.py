@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from golf_core.__main__ import main
 from golf_core.artifact.export import ARTIFACT_NAME
-from golf_core.breakdown import (
+from golf_core.data.tokenizer import BOS, load_tokenizer
+from golf_core.distributed import Ranks
+from golf_core.evaluate.breakdown import (
     BREAKDOWN,
     EXCERPT_TOKENS,
     Breakdown,
@@ -28,12 +30,10 @@ from golf_core.breakdown import (
     breakdown,
     scorers_of,
 )
-from golf_core.data.tokenizer import BOS, load_tokenizer
-from golf_core.distributed import Ranks
 from golf_core.evaluate.score import Losses
-from golf_core.records import load
 from golf_core.results import EvalResult
 from golf_core.stages import EVALUATE_RECORD
+from golf_core.strict_json import load
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 FIELDS = {

@@ -13,14 +13,13 @@ from golden_case import small_case
 from golf_core.config import GolfConfig, override, small
 from golf_core.data.shards import TokenStream, write_shard
 from golf_core.distributed import single
-from golf_core.dry_run import dry_run
-from golf_core.evaluate.score import Evaluator
-from golf_core.evaluate.timing import PhaseTimes
+from golf_core.evaluate.score import Evaluator, PhaseTimes
+from golf_core.evaluate.text import validation_text
 from golf_core.mixture.contexts import ContextCounts
 from golf_core.mixture.matching import LongestMatch
 from golf_core.results import EvalResult, TrainResult
 from golf_core.stages import DataPaths
-from golf_core.text import validation_text
+from golf_core.train.dry_run import dry_run
 from golf_core.train.loop import Trainer
 from golf_core.train.snapshot import SNAPSHOT_NAME, Snapshots
 

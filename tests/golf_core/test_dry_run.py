@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import on_ranks
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.artifact.codec import encode
 from golf_core.artifact.quantize import quantize_all
 from golf_core.config import GolfConfig, TrainConfig, override, small
 from golf_core.data.manifest import load_manifest
 from golf_core.distributed import Ranks, single
-from golf_core.dry_run import dry_run, gaussian_bytes, time_all_reduce
 from golf_core.errors import ConfigError, RunError
 from golf_core.model.gpt import expected_shapes
-from golf_core.projection import DryRun, describe, steps_in_budget
 from golf_core.stages import DataPaths
+from golf_core.train.dry_run import dry_run, gaussian_bytes, time_all_reduce
+from golf_core.train.projection import DryRun, describe, steps_in_budget
 
 TINY = {
     "model.model_dim": 64,
@@ -69,8 +69,8 @@ def test_projections_follow_from_what_was_measured(dry: DryRun, sample_folder: P
 
 
 def test_it_can_be_saved_and_read_back(dry: DryRun, tmp_path: Path) -> None:
-    records.save(dry, tmp_path / "dry.json")
-    assert records.load(DryRun, tmp_path / "dry.json") == dry
+    strict_json.save(dry, tmp_path / "dry.json")
+    assert strict_json.load(DryRun, tmp_path / "dry.json") == dry
 
 
 def test_nothing_is_left_behind(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

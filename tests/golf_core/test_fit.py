@@ -20,8 +20,8 @@ from golf_core.artifact.sensitivity import CHUNK, _of_all_targets, own_text, sen
 from golf_core.config import ArtifactConfig, GolfConfig, override
 from golf_core.errors import ArtifactError, ConfigError
 from golf_core.model.gpt import GPT, model_from
-from golf_core.records import from_dict, load, save
 from golf_core.results import ExportResult
+from golf_core.strict_json import from_dict, load, save
 
 CODE = 1000
 """Bytes that the code is taken to have."""

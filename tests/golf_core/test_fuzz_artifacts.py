@@ -257,7 +257,7 @@ BOMBS = """
 import json, lzma, resource, struct, sys, zlib
 from pathlib import Path
 import numpy as np, torch
-from golf_core import records
+from golf_core import strict_json
 from golf_core.artifact.codec import load_artifact
 from golf_core.artifact.export import load_checkpoint
 from golf_core.config import ModelConfig
@@ -270,7 +270,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20),) * 2)
 for path in sorted(folder.glob("bomb*")):
     try:
         if path.suffix == ".json":
-            records.load(ModelConfig, path)
+            strict_json.load(ModelConfig, path)
         elif path.suffix == ".bin":
             read_shard(path)
         elif path.suffix == ".pt":

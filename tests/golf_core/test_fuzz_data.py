@@ -15,7 +15,7 @@ from hostile import answer, damage, fuzz, odd_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.config import GolfConfig, ModelConfig
 from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord, load_manifest
 from golf_core.data.shards import HEADER_BYTES, read_shard, write_shard
@@ -56,13 +56,13 @@ def test_shard(tmp_path: Path, change: Change) -> None:
 @fuzz(150)
 @given(change=damage())
 def test_manifest_bytes(tmp_path: Path, change: Change) -> None:
-    records.save(FOLDER, tmp_path / MANIFEST)
+    strict_json.save(FOLDER, tmp_path / MANIFEST)
     (tmp_path / MANIFEST).write_bytes(change((tmp_path / MANIFEST).read_bytes()))
     answer(lambda: load_manifest(tmp_path), tmp_path / MANIFEST)
 
 
 @fuzz(200)
-@given(values=odd_json(records.to_dict(FOLDER)))
+@given(values=odd_json(strict_json.to_dict(FOLDER)))
 def test_manifest_values(tmp_path: Path, values: Any) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps(values))
     answer(lambda: load_manifest(tmp_path), tmp_path / MANIFEST)
@@ -70,20 +70,20 @@ def test_manifest_values(tmp_path: Path, values: Any) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "", "a\0b", "a/b", "a\nb"])
 def test_manifest_names_stay_in_the_folder(tmp_path: Path, name: str) -> None:
-    values = records.to_dict(FOLDER)
+    values = strict_json.to_dict(FOLDER)
     for changed in (values | {"tokenizer": name}, values | {"val": [values["val"][0] | {"file": name}]}):
         (tmp_path / MANIFEST).write_text(json.dumps(changed))
         assert "not the name of a file" in str(answer(lambda: load_manifest(tmp_path), tmp_path / MANIFEST))
 
 
 @fuzz(200)
-@given(values=odd_json(records.to_dict(GolfConfig())))
+@given(values=odd_json(strict_json.to_dict(GolfConfig())))
 def test_record_values(tmp_path: Path, values: Any) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(values))
     # Whether the configuration's own checks name the file is its business, not the reader's.
     try:
-        records.load(GolfConfig, path)
+        strict_json.load(GolfConfig, path)
     except ConfigError as error:
         assert str(error).isprintable() and len(str(error)) < 3000
 
@@ -108,13 +108,13 @@ def test_record_values(tmp_path: Path, values: Any) -> None:
 )
 def test_strange_json(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.json").write_bytes(text)
-    assert answer(lambda: records.load(ModelConfig, tmp_path / "x.json"), tmp_path / "x.json") is not None
+    assert answer(lambda: strict_json.load(ModelConfig, tmp_path / "x.json"), tmp_path / "x.json") is not None
 
 
 def test_large_json_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x.json").open("wb") as file:
         file.truncate(1 << 40)
-    assert "larger than" in str(answer(lambda: records.load(ModelConfig, tmp_path / "x.json"), tmp_path / "x.json"))
+    assert "larger than" in str(answer(lambda: strict_json.load(ModelConfig, tmp_path / "x.json"), tmp_path / "x.json"))
 
 
 @fuzz(150)
@@ -146,4 +146,4 @@ def test_what_is_no_plain_file(tmp_path: Path, kind: str) -> None:
         with pytest.raises(DataError, match=r"x.?\.json"):
             read(path)
     with pytest.raises(ConfigError, match=r"x.?\.json"):
-        records.load(ModelConfig, path)
+        strict_json.load(ModelConfig, path)

@@ -15,8 +15,8 @@ from golden_case import HERE, GoldenCase, fineweb_case, small_case
 from golf_core.artifact.quantize import quantize, quantize_int6, quantize_int8
 from golf_core.config import ArtifactConfig, GolfConfig, ModelConfig
 from golf_core.distributed import single
-from golf_core.evaluate.rows import score_rows
 from golf_core.evaluate.score import Evaluator
+from golf_core.evaluate.text import score_rows
 from golf_core.model.gpt import GPT, adapted_names, expected_shapes
 from golf_core.results import EvalResult
 from golf_core.train.optimizers import Optimizers, WeightAverage, parameter_groups

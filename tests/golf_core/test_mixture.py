@@ -19,7 +19,7 @@ from mixture_cases import CONFIGS, NOTHING, RANKS, Case, Floats, Outcome, case_o
 from golf_core.config import MixerConfig
 from golf_core.data.tokenizer import BOS
 from golf_core.evaluate.score import SCORERS, Evaluator, Losses
-from golf_core.evaluate.windows import Windows
+from golf_core.evaluate.text import Windows
 from golf_core.mixture.mixer import Mixer
 
 SWITCHES = {

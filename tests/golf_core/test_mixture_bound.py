@@ -18,8 +18,8 @@ from golf_core.config import MixerConfig
 from golf_core.data.export import read_texts
 from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, byte_table, load_tokenizer
+from golf_core.evaluate.text import bits_per_byte
 from golf_core.mixture.mixer import Mixer
-from golf_core.text import bits_per_byte
 
 
 def oracle(tokens: Tensor, vocab: int, share: float = 0.9) -> Neural:

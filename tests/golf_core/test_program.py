@@ -19,8 +19,8 @@ from golf_core.artifact.program.modules import Package
 from golf_core.artifact.program.pack import pack, unpack
 from golf_core.artifact.program.strip import strip
 from golf_core.config import GolfConfig, preset
-from golf_core.records import load
 from golf_core.results import EvalResult, ExportResult, TrainResult
+from golf_core.strict_json import load
 from golf_core.train_gpt import main
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

@@ -14,7 +14,7 @@ from golf_core.errors import ConfigError
 from golf_core.events import Event, JsonLinesLog, broadcast
 from golf_core.files import atomic_writer
 from golf_core.progress import describe, duration
-from golf_core.records import from_dict, load, save, to_dict
+from golf_core.strict_json import from_dict, load, save, to_dict
 
 
 class TestRecords:

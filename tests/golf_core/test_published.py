@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf_core.evaluate.experts import NgramCounts, Positions, expert_nlls, neural_terms
-from golf_core.evaluate.hedge import Hedge
+from golf_core.evaluate.experts import Hedge, NgramCounts, Positions, expert_nlls, neural_terms
 
 CPU = torch.device("cpu")
 VOCAB, BUCKETS, SMOOTHING = 24, 64, 0.1

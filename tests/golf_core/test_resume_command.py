@@ -15,9 +15,9 @@ import torch
 
 from golf_core.__main__ import main
 from golf_core.artifact.export import CHECKPOINT_NAME
-from golf_core.records import load
 from golf_core.results import TrainResult
 from golf_core.stages import TRAIN_RECORD
+from golf_core.strict_json import load
 from golf_core.train.snapshot import PREVIOUS_NAME, SNAPSHOT_NAME, is_whole
 
 STEPS = 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.artifact.export import ARTIFACT_NAME, export
 from golf_core.audit.report import AuditOptions
 from golf_core.config import GolfConfig, override, preset
@@ -40,19 +40,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.tok_emb.weight.mul_(60.0)
     export(model, CONFIG, folder)
-    records.save(CONFIG, folder / "config.json")
+    strict_json.save(CONFIG, folder / "config.json")
     return folder
 
 
 def scorer(place: Path, sample_folder: Path, config: GolfConfig = CONFIG) -> EvaluationScorer:
-    records.save(config, place / "config.json")
+    strict_json.save(config, place / "config.json")
     return EvaluationScorer(
         str(place / ARTIFACT_NAME), str(sample_folder / "tokenizer.model"), str(place / "config.json")
     )
 
 
 def test_the_audit_tells_the_mixture_from_the_published_score(place: Path, sample_folder: Path) -> None:
-    records.save(CONFIG, place / "config.json")
+    strict_json.save(CONFIG, place / "config.json")
     paths = (place / ARTIFACT_NAME, sample_folder, sample_folder / "tokenizer.model", place / "config.json")
     report = audit_evaluation(*paths, AuditOptions(parts=("kraft",), positions=2, checks=1))
     assert report.fast_path is not None and report.fast_path.trusted
@@ -99,7 +99,7 @@ def test_a_changed_rule_is_noticed(place: Path, sample_folder: Path, monkeypatch
         return replace(found, count=found.count + 1, total=found.total + 1), fresh
 
     monkeypatch.setattr(contexts._Tables, "statistics", peeking)
-    records.save(CONFIG, place / "config.json")
+    strict_json.save(CONFIG, place / "config.json")
     paths = (place / ARTIFACT_NAME, sample_folder, sample_folder / "tokenizer.model", place / "config.json")
     report = audit_evaluation(*paths, AuditOptions(parts=("kraft",), positions=1, checks=1))
     assert not report.passed

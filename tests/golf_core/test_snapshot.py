@@ -19,12 +19,12 @@ from ranks import on_ranks
 from golf_core.config import GolfConfig, TrainConfig
 from golf_core.data.shards import TokenStream, write_shard
 from golf_core.distributed import Ranks, single
-from golf_core.dry_run import dry_run
 from golf_core.errors import ArtifactError, ConfigError, DataError, UserError
 from golf_core.events import Event
-from golf_core.records import from_dict, load, save, to_dict
 from golf_core.results import TrainResult
 from golf_core.stages import DataPaths, train_stage
+from golf_core.strict_json import from_dict, load, save, to_dict
+from golf_core.train.dry_run import dry_run
 from golf_core.train.loop import Trainer
 from golf_core.train.optimizers import WeightAverage
 from golf_core.train.snapshot import (
@@ -345,7 +345,7 @@ def test_rehearsal_writes_none_and_says_nothing(
     def no_export(*_: Any) -> Any:
         raise ArtifactError("not tried here")
 
-    monkeypatch.setattr("golf_core.dry_run.export", no_export)
+    monkeypatch.setattr("golf_core.train.dry_run.export", no_export)
     monkeypatch.setattr(Snapshots, "keep", lambda *_: written.append("snapshot") or "")
     case = config(seq_len=64)
     case = replace(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from golf_core.records import load
 from golf_core.results import EvalResult, ExportResult, TrainResult
+from golf_core.strict_json import load
 
 TINY = [
     "--set", "train.iterations=4", "--set", "train.warmup_steps=0", "--set", "train.batch_tokens=1024",

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf_core.evaluate.windows import chunk_windows, sliding_windows
+from golf_core.evaluate.text import chunk_windows, sliding_windows
 
 
 @given(

@@ -17,7 +17,7 @@ from golf_core.distributed import Ranks, single
 from golf_core.evaluate.score import Evaluator
 from golf_core.results import EvalResult, TrainResult
 from golf_core.train.loop import Trainer
-from golf_core.train.muon import Muon, newton_schulz
+from golf_core.train.optimizers import Muon, newton_schulz
 
 
 def evaluate(ranks: Ranks) -> EvalResult:

@@ -20,7 +20,7 @@ import pytest
 from run_builders import STAGE_FILES
 from tiny import OVERRIDES, REPO, only_run, write_job
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.results import RunResult
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from claim_builders import CANDIDATE, audit_record, finished, job
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.events import Event, JsonLinesLog
 from golf_core.files import sha256, write_text
 from orchestrator.claim.judge import judge
@@ -78,7 +78,7 @@ def finish_seed(folder: Path, ledger: Ledger, seed: int, bpb: float, attempt: in
         files = {name: sha256(place / name) for name in names}
         figures = figures_of(result, stage)
         ledger.append("stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures)
-    records.save(result, place / RESULT)
+    strict_json.save(result, place / RESULT)
     ledger.append("seed_finished", seed=seed, attempt=attempt, status="finished")
     return result
 
@@ -87,7 +87,7 @@ def finish_run(folder: Path, ledger: Ledger, seeds: tuple[SeedResult, ...]) -> R
     made = job(seeds=[seed.seed for seed in seeds], output=str(folder.parent))
     provenance = {"git_commit": "c0ffee", "hardware": "8 x NVIDIA H100 80GB HBM3"}
     result = RunResult(made.name, folder.name, made.to_dict(), provenance, seeds, judge(made, seeds), T0, T0 + 4000)
-    records.save(result, folder / RESULT)
+    strict_json.save(result, folder / RESULT)
     ledger.append("run_finished", verdict=result.claim.verdict)
     ledger.close()
     return result

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from byte_example import byte_example
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.audit.report import AuditReport
 from golf_core.data.shards import write_shard
 
@@ -63,14 +63,14 @@ def golf_audit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def test_an_honest_scorer(folder: Path) -> None:
     done = golf_audit(folder, "scorers:uniform", "--vocab", "16", "--positions", "6", "--out", "report.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    report = records.load(AuditReport, folder / "report.json")
+    report = strict_json.load(AuditReport, folder / "report.json")
     assert report.passed and report.tokens == 512 and report.isolation is not None
     assert "✓ holds" in done.stdout and "✗" not in done.stdout
     again = next(line for line in done.stdout.splitlines() if line.startswith("again: ")).removeprefix("again: ")
     assert report.reproduce == again == "golf audit scorers:uniform --vocab 16 --positions 6 --seed 0"
     repeated = golf_audit(folder, *shlex.split(again)[2:], "--out", "again.json")
     assert repeated.returncode == 0
-    assert records.load(AuditReport, folder / "again.json").sums == report.sums
+    assert strict_json.load(AuditReport, folder / "again.json").sums == report.sums
 
 
 def test_a_violation_ends_with_one(folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_figures_without_a_scorer(folder: Path) -> None:
     figures = ("--tokens", "val.bin", "--tokenizer", "t.model", "--artifact", "model.bin", "--eval-seconds", "599")
     done = golf_audit(folder, *figures, "--bytes", "evaluate.json", "--out", "r.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    report = records.load(AuditReport, folder / "r.json")
+    report = strict_json.load(AuditReport, folder / "r.json")
     assert report.bytes is not None and report.bytes.text_bytes == count
     assert {c.verdict for c in report.conditions} == {"holds"}
     done = golf_audit(folder, *figures, "--bytes", str(count + 30), "--train-seconds", "601")

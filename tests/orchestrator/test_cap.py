@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import golf, only_run, write_job
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray

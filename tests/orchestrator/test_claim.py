@@ -23,7 +23,7 @@ from claim_builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.results import EvalResult, KraftSums, Score
 from orchestrator.claim.judge import judge
 from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult
@@ -229,8 +229,8 @@ def test_wider_budgets_than_the_challenge_are_noted() -> None:
 def test_a_run_result_reads_back_and_is_judged_alike(tmp_path: Path) -> None:
     result = run_result(job(), [*three()[:2], failed(2024)])
     path = tmp_path / "result.json"
-    records.save(result, path)
-    read = records.load(RunResult, path)
+    strict_json.save(result, path)
+    read = strict_json.load(RunResult, path)
     assert read == result
     assert judge(Job.from_dict(read.job), read.seeds) == result.claim
 

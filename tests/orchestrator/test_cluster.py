@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny import REPO, golf, only_run, write_job
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 from orchestrator.job.load import Resources
 from orchestrator.preflight.nodes import Node, misfit

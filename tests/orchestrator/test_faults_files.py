@@ -19,7 +19,7 @@ from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord
 from golf_core.data.shards import read_shard, write_shard
 from golf_core.errors import RunError
 from golf_core.files import sha256
-from golf_core.records import load, save
+from golf_core.strict_json import load, save
 from golf_core.train.snapshot import SNAPSHOT_NAME, latest_snapshot
 from orchestrator.cli import main
 from orchestrator.folder.resume import remains_of

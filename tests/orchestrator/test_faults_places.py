@@ -30,7 +30,7 @@ from fault_tools import (  # noqa: F401
 from test_cluster import end_group, free_ports
 from tiny import REPO, only_run
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray

@@ -24,7 +24,7 @@ from fault_tools import (  # noqa: F401
     undisturbed,
 )
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray

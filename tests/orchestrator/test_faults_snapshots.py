@@ -10,7 +10,7 @@ import pytest
 from fault_tools import SLOWER, Service, Tell, figures, in_stage, job, no_orphans, place, tell  # noqa: F401
 
 from golf_core.files import write_bytes
-from golf_core.records import load
+from golf_core.strict_json import load
 from golf_core.train.snapshot import SNAPSHOT_NAME, is_whole
 from orchestrator.folder.ledger import read_ledger
 from orchestrator.folder.results import RunResult, SeedResult

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from run_builders import STAGE_FILES
 from verify_builders import RUNS, claims, log_lines, write_folder
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.files import sha256
-from golf_core.records import to_dict
 from golf_core.results import DataRecord
+from golf_core.strict_json import to_dict
 from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
@@ -191,7 +191,7 @@ def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = folder / "seed-42"
     place.mkdir(parents=True)
     (folder / "job.json").write_text(json.dumps(job(seeds=[42, 1337]).to_dict()))
-    records.save(replace(finished(42, CANDIDATE[0]), audit=audit_record()), place / RESULT)
+    strict_json.save(replace(finished(42, CANDIDATE[0]), audit=audit_record()), place / RESULT)
     ledger = Ledger(folder)
     ledger.append("run_started", attempt=1)
     ledger.append("seed_started", seed=42, attempt=1, kept=[])

@@ -12,7 +12,7 @@ import pytest
 from fault_tools import check_ledger, figures
 from tiny import REPO, only_run, write_job
 
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 from orchestrator.run.job_queue import GONE_S, JobQueue
 

@@ -25,7 +25,7 @@ from run_builders import (
     whole_run,
 )
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.events import Event
 from golf_core.files import sha256
 from golf_core.results import DataRecord
@@ -69,7 +69,7 @@ def add_data(folder: Path, tokenizer: Path, seeds: tuple[int, ...] = (42,), path
     checksums["fineweb_val_000000.bin"] = "c" * 64
     record = DataRecord(path, str(tokenizer), sha256(tokenizer), 200_000, 1000, checksums)
     for seed in seeds:
-        records.save(record, folder / f"seed-{seed}" / "data.json")
+        strict_json.save(record, folder / f"seed-{seed}" / "data.json")
     return record
 
 
@@ -365,7 +365,7 @@ def test_other_data_has_another_digest(tmp_path: Path) -> None:
     view = view_of(folder)
     first = parent_ending(view, PLAIN)
     changed = {**record.checksums, "fineweb_train_000001.bin": "d" * 64}
-    records.save(replace(record, checksums=changed), folder / "seed-42" / "data.json")
+    strict_json.save(replace(record, checksums=changed), folder / "seed-42" / "data.json")
     second = parent_ending(view, PLAIN)
     assert first.data[0].digest != second.data[0].digest
     assert first.data[1] == second.data[1] and digest_of(first) != digest_of(second)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from run_builders import begin_run, begin_seed, finish_run, finish_seed
 from tiny import OVERRIDES, REPO
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.artifact.codec import load_artifact
 from golf_core.config import GolfConfig
 from golf_core.data.sample import build_sample, default_sample_folder
@@ -64,7 +64,7 @@ class Trained:
         export_stage(self.config, self.place / "checkpoint.pt", ranks, self.place)
         tokenizer = self.paths.tokenizer
         record = DataRecord(str(self.data), str(tokenizer), sha256(tokenizer), 10, 10, {"fineweb_val_000000.bin": "0"})
-        records.save(record, self.place / "data.json")
+        strict_json.save(record, self.place / "data.json")
         finish_run(folder, ledger, (result,))
         self.uri = default_uri(output)
         said: list[str] = []

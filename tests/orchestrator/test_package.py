@@ -17,7 +17,7 @@ import pytest
 from tiny import golf, only_run, write_job
 from typer.testing import CliRunner
 
-from golf_core import files, records
+from golf_core import files, strict_json
 from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.folder.results import RunResult
@@ -56,7 +56,7 @@ def copy(run: Path, packed: Path, tmp_path: Path) -> Path:
 
 
 def result_of(run: Path) -> RunResult:
-    return records.load(RunResult, run / "result.json")
+    return strict_json.load(RunResult, run / "result.json")
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -309,7 +309,7 @@ def test_paths_are_cut_to_names() -> None:
 def test_a_record_is_read_back(run: Path, packed: Path) -> None:
     record = load_record(packed)
     assert isinstance(record, Record) and record.run.run_id == run.name
-    assert records.to_dict(portable(record.run)) == records.to_dict(record.run)
+    assert strict_json.to_dict(portable(record.run)) == strict_json.to_dict(record.run)
     for seed in result_of(run).seeds:
         assert seed.export is not None
         assert files.sha256(packed / f"model_seed{seed.seed}.golf") == seed.export.sha256

@@ -20,7 +20,7 @@ import typer
 from tiny import write_job
 from typer.testing import CliRunner
 
-from golf_core import records
+from golf_core import strict_json
 from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.command import plan_command, preflight
 from orchestrator.preflight.disk import check_disk, check_shm, need_of, parameters
@@ -252,7 +252,7 @@ def app() -> typer.Typer:
 def test_check_prints_one_line_for_each_finding(tmp_path: Path, job: Job) -> None:
     done = CliRunner().invoke(app(), ["check", str(tmp_path / "tiny.yaml"), "--json", str(tmp_path / "check.json")])
     assert done.exit_code == 0, done.output
-    result = records.load(Preflight, tmp_path / "check.json")
+    result = strict_json.load(Preflight, tmp_path / "check.json")
     lines = done.output.splitlines()
     for finding in result.findings:
         assert sum(line.endswith(sentence(finding)) for line in lines) == 1

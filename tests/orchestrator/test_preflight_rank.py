@@ -15,10 +15,10 @@ from tiny import OVERRIDES, write_job
 sys.path.append(str(Path(__file__).resolve().parents[1] / "golf_core"))
 from ranks import on_ranks
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.distributed import Ranks, single
 from golf_core.errors import ConfigError
-from golf_core.projection import AllReduce, DryRun
+from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.findings import Preflight, PreflightError
 from orchestrator.preflight.on_rank import (
@@ -73,7 +73,7 @@ def ask(ranks: Ranks, config: dict[str, Any], request: dict[str, Any], data: dic
 
 
 def arguments(job: Job, steps: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
-    return records.to_dict(job.config), records.to_dict(request_of(job, steps))
+    return strict_json.to_dict(job.config), strict_json.to_dict(request_of(job, steps))
 
 
 def test_two_ranks_check_one_node_and_rehearse(job: Job, sample_folder: Path) -> None:
@@ -82,14 +82,14 @@ def test_two_ranks_check_one_node_and_rehearse(job: Job, sample_folder: Path) ->
     json.dumps(reports)  # plain values, whatever carries them
     result = judge_ranks(job, reports)
     assert result.exit_code == 0, result.errors
-    first, second = (records.from_dict(RankReport, report) for report in reports)
+    first, second = (strict_json.from_dict(RankReport, report) for report in reports)
     assert first.dry_run == second.dry_run == result.projections and result.projections is not None
     assert first.findings and not second.findings  # the node is looked at once
     names = " ".join(finding.where for finding in result.findings)
     for part in ("temporary folder", "shared memory", "all-reduce over 2 ranks", "rehearsed training"):
         assert part in names
     assert result.cost is not None and "as rehearsed" in result.cost.assumptions[0]
-    assert records.from_dict(Preflight, records.to_dict(result)) == result
+    assert strict_json.from_dict(Preflight, strict_json.to_dict(result)) == result
 
 
 def test_nothing_is_rehearsed_where_the_node_is_at_fault(job: Job, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from run_builders import add_events, begin_run, begin_seed, fail_seed, finish_seed, steps, whole_run
 from tiny import golf
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError, RunError
 from golf_core.events import Event
 from orchestrator.claim.rebuild import rebuild
@@ -40,8 +40,8 @@ def test_everything_is_made_again(tmp_path: Path) -> None:
     assert result.claim == before.claim and result.claim.verdict == "claim"
     assert [note.partition(":")[0] for note in notes] == ["seed 42", "seed 1337", "seed 2024"]
     assert all("the scores after each chunk are lost" in note for note in notes)
-    assert records.load(RunResult, folder / "result.json") == result
-    assert records.load(SeedResult, folder / "seed-42" / "result.json") == result.seeds[0]
+    assert strict_json.load(RunResult, folder / "result.json") == result
+    assert strict_json.load(SeedResult, folder / "seed-42" / "result.json") == result.seeds[0]
     assert result.provenance["hardware"] == "8 x NVIDIA H100 80GB HBM3" and result.provenance["torch"] == "2.11.0"
 
 
@@ -55,7 +55,7 @@ def test_a_changed_result_is_put_right(tmp_path: Path) -> None:
     result, notes = rebuild(folder, PLAIN)
     assert result.claim == before.claim
     assert notes == ["seed 42: the scores after each chunk are lost: its result was of another evaluation"]
-    assert records.load(SeedResult, place).evaluate == before.seeds[0].evaluate
+    assert strict_json.load(SeedResult, place).evaluate == before.seeds[0].evaluate
 
 
 def test_failures_are_told(tmp_path: Path) -> None:

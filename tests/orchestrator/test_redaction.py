@@ -13,7 +13,7 @@ from claim_builders import export_result, finished, job
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.artifact.program.pack import pack
 from golf_core.artifact.program.strip import strip
 from golf_core.errors import ConfigError
@@ -287,13 +287,15 @@ def finished_run(tmp_path: Path) -> Path:
         (place / ARTIFACT).write_bytes(b"\x00\xffweights of a trout\xff")
         digest, code_bytes = sha256(place / ARTIFACT), (place / PROGRAM).stat().st_size
         seeds.append(finished(seed, 1.1, export=export_result(sha256=digest, code_bytes=code_bytes)))
-        records.save(seeds[-1], place / RESULT)
-        records.save(DataRecord("/data/swordfish", "/data/a.model", "0" * 64, 9, 9, {"a.bin": "1" * 64}), place / DATA)
+        strict_json.save(seeds[-1], place / RESULT)
+        strict_json.save(
+            DataRecord("/data/swordfish", "/data/a.model", "0" * 64, 9, 9, {"a.bin": "1" * 64}), place / DATA
+        )
         (place / LOG).write_text('{"time": 1, "kind": "note", "message": "denied to swordfish"}\n')
     origin = {"git_commit": "0" * 40, "torch": "2.9.0+swordfish", "python": "3.11.0"}
     claim = judge(made_of, tuple(seeds))
     result = RunResult("three_seed", "run", made_of.to_dict(), origin, tuple(seeds), claim, 0.0, 1.0)
-    records.save(result, folder / RESULT)
+    strict_json.save(result, folder / RESULT)
     return folder
 
 

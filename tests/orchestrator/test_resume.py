@@ -10,7 +10,7 @@ import pytest
 from claim_builders import CANDIDATE, audit_record, finished, job
 from run_builders import STAGE_FILES
 
-from golf_core import records
+from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
 from orchestrator.folder.layout import LOG, RESULT
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     place = tmp_path / "seed-42"
     place.mkdir()
     result = replace(finished(42, CANDIDATE[0]), audit=audit_record())
-    records.save(result, place / RESULT)
+    strict_json.save(result, place / RESULT)
     ledger = Ledger(tmp_path)
     ledger.append("run_started", attempt=1)
     ledger.append("seed_started", seed=42, attempt=1, kept=[])
@@ -53,7 +53,7 @@ def test_what_is_whole_is_kept(run: Path) -> None:
 
 def test_a_finished_seed_is_as_its_own_result_says(run: Path) -> None:
     """A package compares the two: the ledger's times are rounded, and nothing else began the seed."""
-    assert remains_of(run).seeds[42] == records.load(SeedResult, run / "seed-42" / RESULT)
+    assert remains_of(run).seeds[42] == strict_json.load(SeedResult, run / "seed-42" / RESULT)
 
 
 def test_an_attempt_that_ended_without_a_word(run: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_anothers_result(run: Path) -> None:
-    records.save(finished(7, CANDIDATE[0]), run / "seed-42" / RESULT)
+    strict_json.save(finished(7, CANDIDATE[0]), run / "seed-42" / RESULT)
     with pytest.raises(ConfigError, match="is of seed 7, in the folder of seed 42"):
         remains_of(run)
 

@@ -15,7 +15,7 @@ import pytest
 from tiny import REPO, golf, only_run, write_job
 
 from golf_core.audit.report import AuditReport
-from golf_core.records import load
+from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 
 pytestmark = pytest.mark.ray

@@ -11,7 +11,7 @@ from rich.console import Console
 from tiny import REPO, golf
 from verify_builders import RUNS, changed, write_folder
 
-from golf_core import records
+from golf_core import strict_json
 from orchestrator.verify.command import run_verify
 from orchestrator.verify.page import page
 from orchestrator.verify.report import VerifyReport
@@ -34,7 +34,7 @@ def test_a_problem_and_the_files_that_are_written(tmp_path: Path) -> None:
     done = golf("verify", str(wrong), str(good), "--json", str(report), "--markdown", str(text))
     assert done.returncode == 1, done.stderr
     assert "problem: differs" in done.stdout and "1 problem: val_bpb" in done.stdout
-    saved = records.load(VerifyReport, report)
+    saved = strict_json.load(VerifyReport, report)
     assert [folder.holds for folder in saved.folders] == [False, True]
     assert saved == verify([wrong, good])
     written = text.read_text()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verify_builders import RUNS, claims, finding, log_lines, problems, report_of, write_folder
 
-from golf_core import records
+from golf_core import strict_json
 from orchestrator.verify import log_reader
 from orchestrator.verify.folder import MOST_LOGS, FolderError, read_folder
 from orchestrator.verify.log_reader import LINE_BYTES, read_log
@@ -302,7 +302,7 @@ def test_any_log_can_be_read(tmp_path: Path, lines: list[bytes], end: bytes) -> 
         assert all(1 <= figure.place.line <= log.lines for figure in run.figures.values())
     report = report_of(tmp_path)
     printed(report)
-    records.save(verify([tmp_path]), tmp_path / "report.out.json")
+    strict_json.save(verify([tmp_path]), tmp_path / "report.out.json")
 
 
 KEYS = """
@@ -338,7 +338,7 @@ def test_any_submission_can_be_checked(tmp_path: Path, content: dict[str, object
     report = verify([place])
     printed(report.folders[0])
     page(report, [place], None, tmp_path / "page.md")
-    records.save(report, tmp_path / "report.json")
+    strict_json.save(report, tmp_path / "report.json")
     numbers_in_it = [
         leaf for leaf in read_submission(place / "submission.json").leaves if isinstance(leaf.value, Digits)
     ]

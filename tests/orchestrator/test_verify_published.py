@@ -287,8 +287,8 @@ def test_evidence_is_where_it_says(published: Path, reports: dict[str, FolderRep
 
 
 def test_the_report_is_saved_and_read_back(published: Path, tmp_path: Path) -> None:
-    from golf_core import records
+    from golf_core import strict_json
 
     report = verify([published / HEDGE])
-    records.save(report, tmp_path / "report.json")
-    assert records.load(VerifyReport, tmp_path / "report.json") == report
+    strict_json.save(report, tmp_path / "report.json")
+    assert strict_json.load(VerifyReport, tmp_path / "report.json") == report

@@ -24,7 +24,7 @@ from dashboards.report.sections.parts import (
     words,
 )
 from golf_core.audit.report import KraftSum
-from golf_core.records import to_dict
+from golf_core.strict_json import to_dict
 
 NAMED = {"git_commit": "commit", "git_dirty": "changed since", "job_sha256": "job (SHA-256)"}
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from dashboards.charts import Figure, Line, Table, line_chart
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.sections.parts import Block, Section, figure, html, paragraph, seed_colour
-from golf_core.breakdown import Breakdown, Excerpt, Group
+from golf_core.evaluate.breakdown import Breakdown, Excerpt, Group
 from golf_core.results import SCORERS
 from orchestrator.job.document import printable
 

@@ -12,7 +12,7 @@ from golf_core.artifact.program.modules import Package
 from golf_core.artifact.program.pack import pack
 from golf_core.artifact.program.strip import strip
 from golf_core.config import GolfConfig
-from golf_core.records import to_dict
+from golf_core.strict_json import to_dict
 
 READABLE_NAME = "train_gpt_readable.py"
 RECIPE = Recipe(

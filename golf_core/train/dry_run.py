@@ -20,18 +20,17 @@ from golf_core.artifact.export import ARTIFACT_NAME, export
 from golf_core.artifact.quantize import INT6_MAX, quantize, storage_kind
 from golf_core.config import ArtifactConfig, GolfConfig, ModelConfig
 from golf_core.data.shards import TokenStream, read_shard, train_shards, val_shards
-from golf_core.distributed import Ranks
+from golf_core.distributed import Ranks, device_name, peak_memory_mib
 from golf_core.errors import ArtifactError, ConfigError, RunError
 from golf_core.evaluate.score import Evaluator
-from golf_core.evaluate.windows import sliding_windows
+from golf_core.evaluate.text import sliding_windows
 from golf_core.events import Event
-from golf_core.hardware import device_name, peak_memory_mib
 from golf_core.model.compute import should_compile
 from golf_core.model.gpt import expected_shapes, model_from
-from golf_core.projection import AllReduce, DryRun, steps_in_budget
 from golf_core.results import MIB, ExportResult, TrainResult
 from golf_core.stages import DataPaths, open_text
 from golf_core.train.loop import Trainer
+from golf_core.train.projection import AllReduce, DryRun, steps_in_budget
 
 LEAST_STEPS = 8
 SETTLING_STEPS = 2

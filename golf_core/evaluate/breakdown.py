@@ -24,9 +24,9 @@ from golf_core.data.tokenizer import BOS, SPACE, load_tokenizer
 from golf_core.distributed import Ranks
 from golf_core.evaluate.score import Losses
 from golf_core.events import Event, Listener, ignore
-from golf_core.records import save
 from golf_core.results import SCORERS, EvalResult
 from golf_core.stages import DataPaths, open_text
+from golf_core.strict_json import save
 
 BREAKDOWN = "breakdown.json"
 NATS_DIGITS, BIT_DIGITS = 4, 3

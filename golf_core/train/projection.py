@@ -1,4 +1,4 @@
-"""What a rehearsal of a run measured and projects, as values; `golf_core.dry_run` makes them."""
+"""What a rehearsal of a run measured and projects, as values; `golf_core.train.dry_run` makes them."""
 
 from __future__ import annotations
 
