@@ -143,7 +143,7 @@ class Rank:
     def export(self) -> dict[str, Any] | None:
         """The export stage; rank 0 returns the figures and holds the artifact and both forms of the program."""
         from golf_core.artifact.export import CHECKPOINT_NAME
-        from golf_core.artifact.program.generate import READABLE_NAME, readable_program
+        from golf_core.artifact.program import READABLE_NAME, readable_program
         from golf_core.files import write_text
         from golf_core.stages import export_stage
 
