@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
+from golf_core.artifact.program import require_minifier
 from golf_core.config import PRESETS, GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import Ranks, end_process, join_from_environment, leave
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = _config(arguments)
+        if arguments.stage == "run":
+            require_minifier()  # now, not after the training
         ranks = join_from_environment()
         if arguments.threads:
             torch.set_num_threads(arguments.threads)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
-from golf_core.artifact.program.generate import READABLE_NAME, readable_program
+from golf_core.artifact.program import READABLE_NAME, readable_program
 from golf_core.audit.report import AuditOptions
 from golf_core.config import GolfConfig
 from golf_core.distributed import Ranks

@@ -21,8 +21,7 @@ import numpy as np
 import sentencepiece
 import torch
 
-from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME
-from golf_core.artifact.program.generate import program_bytes
+from golf_core.artifact.export import ARTIFACT_NAME, CHECKPOINT_NAME, program_bytes
 from golf_core.config import GolfConfig
 from golf_core.distributed import Ranks, device_name, end_process, join_from_environment, leave
 from golf_core.errors import ConfigError, GolfError, UserError
@@ -31,27 +30,27 @@ from golf_core.plain_log import config_lines, event_line, result_lines
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
 from golf_core.strict_json import from_dict
 
-CONFIG: Mapping[str, Any] = {}
-"""Every field that decides the run, as its job resolved them; left out, the record's."""
-
 DATA_FOLDER = "data/datasets/fineweb10B_sp1024"
 TOKENIZER_FILE = "data/tokenizers/fineweb_1024_bpe.model"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stages that were asked for; returns the exit code: 0, 1 for a failed run, 2 for a mistake."""
+def main(argv: Sequence[str] | None = None, config: Mapping[str, Any] | None = None) -> int:
+    """Run the stages that were asked for; returns the exit code: 0, 1 for a failed run, 2 for a mistake.
+
+    `config` holds every field that decides the run, as its job resolved them; left out, they are the record's.
+    """
     # What is wrong with the input is so on every rank; one of them says it.
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         arguments = _parser().parse_args(argv)
-        config, seed = from_dict(GolfConfig, CONFIG), _seed(arguments.seed)
+        resolved, seed = from_dict(GolfConfig, config or {}), _seed(arguments.seed)
         paths = DataPaths(
             Path(arguments.data or os.environ.get("DATA_PATH") or DATA_FOLDER),
             Path(arguments.tokenizer or os.environ.get("TOKENIZER_PATH") or TOKENIZER_FILE),
         )
         ranks = join_from_environment()
         try:
-            _run(arguments, config, paths, seed, ranks)
+            _run(arguments, resolved, paths, seed, ranks)
         finally:
             leave()
     except UserError as error:
@@ -135,9 +134,9 @@ def _seed(option: str | None) -> int:
     return int(text)
 
 
-def entry() -> None:
-    """Run and end the process."""
-    end_process(main())
+def entry(config: Mapping[str, Any] | None = None) -> None:
+    """Run and end the process; `config` as for `main`."""
+    end_process(main(config=config))
 
 
 if __name__ == "__main__":

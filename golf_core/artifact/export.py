@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from golf_core.artifact.fit import fit
-from golf_core.artifact.program.generate import program_bytes
 from golf_core.artifact.report import bits_per_weight, bytes_by_group, zero_share
 from golf_core.artifact.saved import check_tensors, load_saved
 from golf_core.config import GolfConfig, ModelConfig
@@ -54,6 +53,16 @@ def export(model: GPT, config: GolfConfig, folder: Path) -> ExportResult:
         zero_share=zero_share(fitted.tensors),
         distortion=fitted.distortion,
     )
+
+
+def program_bytes(config: GolfConfig) -> bytes:
+    """The program of `config` as it ships and counts: inside a packed program its own file, otherwise made anew."""
+    home = Path(__file__).parents[2]  # of a packed program, whose modules' paths begin with its own, the file
+    if home.is_file():
+        return home.read_bytes()
+    from golf_core.artifact.program import packed_program
+
+    return packed_program(config)
 
 
 def save_checkpoint(model: GPT, path: Path) -> None:

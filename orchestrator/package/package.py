@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 import tempfile
@@ -12,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core import files, strict_json
-from golf_core.artifact.program.modules import ProgramError
-from golf_core.artifact.program.pack import unpack
-from golf_core.artifact.program.strip import strip
+from golf_core.artifact.program import ProgramError, is_made_from
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
@@ -127,12 +124,12 @@ def _check_seed(folder: Path, seed: SeedResult) -> None:
 
 
 def _check_readable(folder: Path, program: bytes) -> None:
-    """Whether the form to read is the program that was counted: stripped, it must be what is packed."""
+    """Whether the form to read is the program that was counted: minified, it must be what is packed."""
     try:
-        packed, readable = unpack(program), strip((folder / READABLE).read_text(encoding="utf-8"))
+        same = is_made_from(program, (folder / READABLE).read_text(encoding="utf-8"))
     except (ProgramError, SyntaxError, UnicodeDecodeError) as error:
         raise ConfigError(f"{folder}: {PROGRAM} and {READABLE} cannot be compared ({error})") from None
-    if ast.dump(ast.parse(packed)) != ast.dump(ast.parse(readable)):
+    if not same:
         raise ConfigError(f"{folder / READABLE}: not the program that is packed in {PROGRAM}; one of them was changed")
 
 

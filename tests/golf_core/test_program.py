@@ -13,11 +13,14 @@ import pytest
 from test_stages import TINY
 
 import golf_core
-from golf_core.artifact.program.flatten import flatten
-from golf_core.artifact.program.generate import RECIPE, program_bytes, readable_program
-from golf_core.artifact.program.modules import Package
-from golf_core.artifact.program.pack import pack, unpack
-from golf_core.artifact.program.strip import strip
+from golf_core.artifact.program import (
+    ENTRY,
+    NOT_FOLLOWED,
+    is_made_from,
+    needed_modules,
+    packed_program,
+    readable_program,
+)
 from golf_core.config import GolfConfig, preset
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from golf_core.strict_json import load
@@ -30,7 +33,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("golf_core", "orchestrator"):
+        if name.partition(".")[0] in ("golf_core", "orchestrator", "python_minifier"):
             raise ImportError(f"{name} is not for the program")
 
 
@@ -76,43 +79,27 @@ def copy_of(service: Path, folder: Path, name: str = "train_gpt.py") -> Path:
     return folder / name
 
 
-@pytest.mark.parametrize("name", ["record", "small"])
-def test_both_forms_of_every_preset(name: str) -> None:
-    """All of golf_core that the program needs is understood by the generator, and what it does not need is left out."""
-    readable = readable_program(preset(name))
-    tree = ast.parse(readable)
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+def test_what_the_program_holds() -> None:
+    """Whole modules, without what it does not need, and nothing from outside but three packages."""
+    modules = needed_modules(Path(golf_core.__file__).parent, ENTRY, NOT_FOLLOWED)
+    assert len(modules) < 65 and "golf_core/model/gpt.py" in modules
+    assert not [path for path in modules if path.startswith(("golf_core/audit", "golf_core/data/sample"))]
+    nodes = [node for text in modules.values() for node in ast.walk(ast.parse(text))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
     outside = {module.partition(".")[0] for module in imported} - sys.stdlib_module_names
-    assert outside == {"torch", "numpy", "sentencepiece"}
-    assert "golf_core/audit" not in readable and "golf_core/data/sample" not in readable
-    assert (
-        "# golf_core/model/gpt.py" in readable.replace("# --- ", "# ") and '"""State-dict names and shapes' in readable
-    )
-    stripped = strip(readable)
-    program = pack(stripped)
-    assert program == program_bytes(preset(name)) and unpack(program) == stripped
-    assert len(program) < 0.3 * len(readable)
-
-
-def test_readable_form_is_clean(tmp_path: Path) -> None:
-    (tmp_path / "readable.py").write_text(readable_program(GolfConfig()))
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F401,F811,F821,F822,E9,I", "."]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_every_module_can_be_read() -> None:
-    package = Package.read("golf_core", Path(golf_core.__file__).parent)
-    for name in package.names:
-        assert package.module(name).name == name
-    assert flatten(package, RECIPE)
+    assert outside == {"golf_core", "torch", "numpy", "sentencepiece"}
+    readable = readable_program(preset("record"))
+    assert all(text in readable for text in modules.values())
+    program = packed_program(preset("record"))
+    assert is_made_from(program, readable) and not is_made_from(program, readable_program(preset("small")))
+    assert len(program) < 50_000
 
 
 def test_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     code = (
-        "import hashlib; from golf_core.config import small; from golf_core.artifact.program import generate; "
-        "print(hashlib.sha256(generate.program_bytes(small())).hexdigest())"
+        "import hashlib; from golf_core.config import small; from golf_core.artifact.program import packed_program; "
+        "print(hashlib.sha256(packed_program(small())).hexdigest())"
     )
     environments = [dict(os.environ) | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
     digests = [run("-c", code, cwd=tmp_path, env=env).stdout for env in environments]

@@ -231,7 +231,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other size": (lambda run: (run / "seed-42" / "train_gpt.py").write_text("x"), "1 bytes where the run counted"),
     "other program": (
         lambda run: (run / "seed-1337" / "train_gpt.py").write_bytes(
-            (run / "seed-1337" / "train_gpt.py").read_bytes().replace(b"Packed", b"packed")
+            (run / "seed-1337" / "train_gpt.py").read_bytes().replace(b"The same", b"the same")
         ),
         "not the program of the other seeds",
     ),

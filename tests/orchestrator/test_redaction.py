@@ -14,8 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from golf_core import strict_json
-from golf_core.artifact.program.pack import pack
-from golf_core.artifact.program.strip import strip
+from golf_core.artifact.program import minified, pack
 from golf_core.errors import ConfigError
 from golf_core.files import sha256
 from golf_core.results import DataRecord
@@ -283,7 +282,7 @@ def finished_run(tmp_path: Path) -> Path:
         place = folder / f"seed-{seed}"
         place.mkdir(parents=True)
         (place / READABLE).write_text(source)
-        (place / PROGRAM).write_bytes(pack(strip(source)))
+        (place / PROGRAM).write_bytes(pack(minified(source)))
         (place / ARTIFACT).write_bytes(b"\x00\xffweights of a trout\xff")
         digest, code_bytes = sha256(place / ARTIFACT), (place / PROGRAM).stat().st_size
         seeds.append(finished(seed, 1.1, export=export_result(sha256=digest, code_bytes=code_bytes)))
