@@ -188,8 +188,15 @@ def test_what_the_reader_opened_and_focused_stays(page: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1100])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1100, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1100, "light", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("place", ["", "runs/whole", "runs/interrupted", "runs/broken"])
 def test_it_is_accessible(page: Any, address: str, place: str, width: int, scheme: str) -> None:
     page.set_viewport_size({"width": width, "height": 900})

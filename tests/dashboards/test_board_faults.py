@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from board_tools import board, free_port, get, wait_for, watched
 from browser import chromium, page  # noqa: F401
+from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_builders import add_events, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
@@ -140,7 +141,7 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
         yield folder, address
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_a_file_says_no_page_breaks(data: st.DataObject, sound: Path, changing: tuple[Path, str]) -> None:
     output, address = changing

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from claim_builders import finished, job
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from run_builders import begin_run, begin_seed, chunks, fail_seed, finish_seed, steps
 from tiny import OVERRIDES, golf, only_run, write_job
@@ -191,7 +191,6 @@ wild = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictio
 NAMES = sorted({name for event in EVENTS for name in event.fields} | {"gpus", "phase", "weights"})
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted({event.kind for event in EVENTS})), st.dictionaries(st.sampled_from(NAMES), wild))
 def test_no_event_can_end_the_run(kind: Any, fields: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:  # no ledger in it: nothing to take up

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 from browser import axe_violations, chromium, page  # noqa: F401
 from claim_builders import failed, finished, job
+from drawing import examples
 from full_size import NASTY, as_json, full_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -260,7 +261,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_made_up_figures_end_in_a_page_or_a_sentence(data: st.DataObject, sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

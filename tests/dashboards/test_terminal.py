@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -128,7 +128,6 @@ def test_the_view_is_cut_to_the_screen(going_on: tuple[Path, Ledger]) -> None:
         assert len(console.render_lines(terminal._fitting(console, state), pad=False)) == lines
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), max_size=300), st.integers(1, 60))
 def test_sparklines_fit_and_reach_both_ends(values: list[float], width: int) -> None:
     line = sparkline(values, width, "01234567")

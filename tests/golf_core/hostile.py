@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drawing import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from watchdog import bounded
 
 from golf_core.errors import GolfError
 
 EXTREME = (0, 1, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1, 2**64 - 1)
 
 
-def fuzz(examples: int) -> Any:
+def fuzz(count: int) -> Any:
     """The same inputs on every run, on any machine."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
+    return settings(
+        max_examples=examples(count), deadline=None, derandomize=True, database=None, suppress_health_check=checks
+    )
 
 
 @st.composite
@@ -83,25 +86,14 @@ def odd_json(draw: st.DrawFn, value: Any) -> Any:
     return draw(ODD_VALUES)
 
 
-class HungError(BaseException):
-    """A reader that did not come back; none may catch this."""
-
-
 def answer(read: Callable[[], object], path: Path, seconds: float = 20.0) -> str | None:
     """None where `read` succeeds, else its sentence: one line that names the file."""
 
-    def ring(*_: object) -> None:
-        raise HungError(f"no answer after {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        read()
+        with bounded(seconds):
+            read()
         return None
     except GolfError as error:
         text = str(error)
         assert path.name in text and text.isprintable() and len(text) < 1000, text
         return text
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

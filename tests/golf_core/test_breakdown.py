@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,7 +150,7 @@ def as_plain(groups: tuple[Group, ...]) -> dict[float, tuple[int, float]]:
     return {group.low: (group.tokens, group.nats["neural"]) for group in groups}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     text=st.lists(st.tuples(st.integers(0, 1023), st.integers(0, 9)), min_size=2, max_size=400),
     seed=st.integers(0, 2**32 - 1),
@@ -186,7 +187,7 @@ def test_the_groups_are_those_of_a_plain_loop(text: list[tuple[int, int]], seed:
         assert chunk.tokens == len(losses[chunk.first : chunk.first + 64])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(n=st.integers(EXCERPT_TOKENS, 3000), seed=st.integers(0, 2**32 - 1))
 def test_excerpts_do_not_overlap_and_the_first_is_the_best(n: int, seed: int, sample_folder: Path) -> None:
     random = np.random.default_rng(seed)

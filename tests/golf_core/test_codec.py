@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawing import examples
 from golden_case import small_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -45,7 +46,7 @@ def test_same_weights_same_bytes(artifact_bytes: bytes) -> None:
     assert again == artifact_bytes
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_an_artifact_error(artifact_bytes: bytes, data: st.DataObject) -> None:
     """Cut, flip a byte, or append: a sentence that names the file, never another exception or a silent load."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from golf_core.data.shards import (
@@ -117,7 +117,6 @@ def test_absent_data_says_how_to_get_some(tmp_path: Path, shards) -> None:
         assert str(error.value).startswith(f"{folder}: ")
 
 
-@settings(deadline=None)
 @given(
     contents=st.lists(token_lists, min_size=1, max_size=4),
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 300)), max_size=8),

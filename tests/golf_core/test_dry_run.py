@@ -73,17 +73,14 @@ def test_it_can_be_saved_and_read_back(dry: DryRun, tmp_path: Path) -> None:
     assert strict_json.load(DryRun, tmp_path / "dry.json") == dry
 
 
-def test_nothing_is_left_behind(sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_text_is_evaluated_whole_and_nothing_is_left_behind(
+    sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dry_run(tiny(evaluate__max_tokens=2048), paths_of(sample_folder), single(torch.device("cpu")), steps=8)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_short_text_is_evaluated_whole(sample_folder: Path) -> None:
-    config = tiny(evaluate__max_tokens=2048)
-    dry = dry_run(config, paths_of(sample_folder), single(torch.device("cpu")), steps=8)
+    dry = dry_run(tiny(evaluate__max_tokens=2048), paths_of(sample_folder), single(torch.device("cpu")), steps=8)
     assert dry.chunks == dry.chunks_measured == 2
     assert dry.eval_seconds >= 2 * dry.seconds_per_chunk
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cap_that_cannot_be_met_is_reported(sample_folder: Path) -> None:

@@ -11,6 +11,7 @@ import mixture_reference as plain
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from golden_case import small_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +60,7 @@ def test_mixture_against_the_reference(name: str) -> None:
     agree(SWITCHES[name], case_of(11, 420, 7), chunk=150, batch=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     config=CONFIGS,
     vocab=st.integers(2, 12),
@@ -98,7 +99,7 @@ def is_distribution(outcome: Outcome, case: Case, tolerance: float) -> None:
     assert np.isfinite(outcome.nll).all() and (outcome.nll > -1e-9).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(
     config=CONFIGS,
     vocab=st.sampled_from((2, 7, 33)),
@@ -158,7 +159,7 @@ def test_nothing_is_known_of_later_tokens(config: MixerConfig) -> None:
         assert found.nll[t] != expected.nll[t]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(data=st.data(), config=CONFIGS, seed=st.integers(0, 2**16), batch=st.integers(1, 80))
 def test_a_chunk_in_several_calls(data: st.DataObject, config: MixerConfig, seed: int, batch: int) -> None:
     """Cut at multiples of update_tokens from the chunk's first position: the same figures, whatever is measured."""
@@ -172,7 +173,7 @@ def test_a_chunk_in_several_calls(data: st.DataObject, config: MixerConfig, seed
     np.testing.assert_allclose(cut.distributions[[0, 4, 6]].numpy(), whole.distributions.numpy(), atol=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(halts=st.lists(st.integers(1, 199), max_size=4), seed=st.integers(0, 2**16))
 def test_calls_cut_anywhere(halts: list[int], seed: int) -> None:
     """The weights learn where a call ends, too; after that, at multiples of update_tokens as before."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixture_cases import CONFIGS, NOTHING, RANKS, Neural, chunks, go, repetitive
@@ -62,7 +63,7 @@ def excess(config: MixerConfig, tokens: Tensor, vocab: int, neural: Neural, chun
     return total
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(
     config=CONFIGS,
     vocab=st.sampled_from((2, 5, 40)),

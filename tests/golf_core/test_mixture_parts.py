@@ -8,6 +8,7 @@ import mixture_reference as plain
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -53,7 +54,7 @@ def colliding(count: int, slot: int) -> list[int]:
     return keys
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(data=st.data(), width=st.integers(1, 3))
 def test_table_counts_like_a_dictionary(data: st.DataObject, width: int) -> None:
     table, expected = CountTable(width, CPU), dict[int, list[int]]()
@@ -118,7 +119,7 @@ def counts_of(vocab: int, tokens: list[int], orders: range, document_orders: ran
     return Statistics(*(torch.cat([getattr(p, name) for p in parts], dim=1) for name in ("count", "total", "distinct")))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(data=st.data(), stream=streams(), orders=st.integers(0, 5), document_orders=st.integers(0, 5))
 def test_contexts_against_dictionaries(
     data: st.DataObject, stream: tuple[int, list[int]], orders: int, document_orders: int
@@ -138,7 +139,7 @@ def test_contexts_against_dictionaries(
             counter[target] += 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(data=st.data(), stream=streams(60), split=st.integers(0, 3))
 def test_whole_distributions_of_counts(data: st.DataObject, stream: tuple[int, list[int]], split: int) -> None:
     vocab, tokens = stream
@@ -215,7 +216,7 @@ def matches_of(tokens: list[int], least: int, edges: list[int]) -> Matches:
     return Matches(torch.cat([p.predicted for p in parts]), torch.cat([p.length for p in parts]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(data=st.data(), stream=streams(150), least=st.integers(1, 6))
 def test_matches_against_a_search(data: st.DataObject, stream: tuple[int, list[int]], least: int) -> None:
     _, tokens = stream
@@ -255,7 +256,7 @@ def long_stream(vocab: int, count: int, seed: int, documents: int) -> list[int]:
     return tokens.tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(data=st.data(), seed=st.integers(0, 2**16), vocab=st.integers(2, 12), documents=st.integers(0, 5))
 def test_tilt_against_a_dense_computation(data: st.DataObject, seed: int, vocab: int, documents: int) -> None:
     """Distributions, derivatives and exponents of three chunks, over any batches."""

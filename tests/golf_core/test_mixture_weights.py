@@ -5,6 +5,7 @@ from __future__ import annotations
 import mixture_reference as plain
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +74,7 @@ STRETCHES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(stretches=STRETCHES, raw=st.lists(st.floats(0.01, 1.0), min_size=3, max_size=3))
 def test_fixed_share_keeps_its_bound(stretches: list[list[list[float]]], raw: list[float]) -> None:
     """After every token, against every expert, whatever their losses; and Bayes inside a stretch, by hand."""

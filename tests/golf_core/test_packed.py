@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from golden_case import small_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -61,7 +62,7 @@ def test_same_tensors_same_bytes(packed: bytes) -> None:
     assert encode_packed(MODEL, quantized() | {"grid": grid(40, 30, widest=9)}) == packed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_any_shape(data: st.DataObject) -> None:
     """Empty matrices, rows of zeros, single values, and matrices of one value throughout."""
@@ -92,7 +93,7 @@ def test_rows_and_columns_of_different_spread_are_told_apart() -> None:
     assert all(np.ptp(classes) == 0 for classes in spread_classes(alike))  # nothing to tell apart: no side information
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_an_artifact_error(packed: bytes, data: st.DataObject) -> None:
     damage = data.draw(st.sampled_from(["cut", "flip", "append"]))
@@ -131,7 +132,7 @@ def coded(values: list[int]) -> tuple[bytes, bytes]:
     return side, rans.encode(np.array(values, np.int16), np.full(2, 24, np.uint8))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_under_a_right_checksum(packed: bytes, data: st.DataObject) -> None:
     """What a forger writes: an artifact error, or some values, but never another exception."""

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def reference_nlls(history: list[np.ndarray], token: int, before: int, target: i
     return [-np.log((c + SMOOTHING) / (t + SMOOTHING * VOCAB)) for c, t in zip(counts, totals, strict=True)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**16), sizes=st.lists(st.integers(3, 60), min_size=0, max_size=4))
 def test_ngram_experts_match_the_reference(seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
@@ -71,7 +72,7 @@ def filled(seed: int) -> tuple[NgramCounts, Hedge, torch.Generator]:
     return counts, hedge, generator
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**16), sharpness=st.floats(0.1, 20.0))
 def test_experts_sum_to_one_and_published_to_z(seed: int, sharpness: float) -> None:
     counts, hedge, generator = filled(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def entropy_bytes(symbols: NDArray[np.int16], contexts: NDArray[np.uint8]) -> fl
     return total / 8
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_round_trip(data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 300))
@@ -98,7 +99,7 @@ def test_symbols_out_of_range_are_refused(value: int) -> None:
         encode(np.array([0, value], np.int16), np.zeros(2, np.uint8))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(codes=st.lists(st.integers(0, 255), min_size=1, max_size=2 * MAX_SYMBOL + 1).filter(any))
 def test_any_table_can_be_used(codes: list[int]) -> None:
     frequency = _normalized(np.array(codes, np.uint8))
@@ -106,7 +107,7 @@ def test_any_table_can_be_used(codes: list[int]) -> None:
     np.testing.assert_array_equal(frequency > 0, np.array(codes) > 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(data=st.data())
 def test_damage_never_crashes(data: st.DataObject) -> None:
     """The blob has no checksum of its own: damage is found out or gives other symbols, and nothing else happens."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawing import examples
 from golden_case import small_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -562,7 +563,7 @@ def test_tensors_of_another_model_are_refused_and_nothing_is_copied(whole: Path,
     assert len(tensors) == len(values["tensors"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), cut=st.booleans())
 def test_no_damage_goes_unnoticed(place: float, flip: int, cut: bool, whole: Path) -> None:
     content = contents(whole / SNAPSHOT_NAME)

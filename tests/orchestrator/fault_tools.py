@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,7 +63,7 @@ class Service:
             return [json.loads(line) for line in (self.run / f"seed-{seed}" / "log.jsonl").read_text().splitlines()]
         return []
 
-    def wait_for(self, what: Callable[[Service], Any], seconds: float = 120) -> Any:
+    def wait_for(self, what: Callable[[Service], Any], seconds: float = 200) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = what(self)
@@ -80,7 +78,7 @@ class Service:
         gangs = [entry for entry in self.entries() if entry.kind == "gang_started"]
         return [rank["pid"] for rank in gangs[-1].fields["ranks"]] if gangs else []
 
-    def ends(self, seconds: float = 200) -> int:
+    def ends(self, seconds: float = 300) -> int:
         return self.process.wait(timeout=seconds)
 
 
@@ -92,21 +90,20 @@ def in_stage(stage: str) -> Callable[[Service], bool]:
     )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    assert no_orphans(tmp_path), "processes are left"
-
-
 def no_orphans(folder: Path, patience: float = 75) -> bool:
-    """No process that was started for this folder is left.
+    """No process that was started for this folder is left, and no rank of its runs.
 
     Where a driver was killed, what Ray was just starting looks for its head for up to a minute before it gives up.
     """
     end = time.monotonic() + patience
     left: list[psutil.Process] = []
     while time.monotonic() < end:
-        left = [p for p in psutil.process_iter() if str(folder / "tmp") in _temporary_folder(p)]
+        ranks = _ranks_under(folder)
+        left = [
+            p
+            for p in psutil.process_iter()
+            if (p.pid in ranks and _is_rank(p)) or str(folder / "tmp") in _temporary_folder(p)
+        ]
         if not left:
             return True
         time.sleep(0.2)
@@ -116,6 +113,20 @@ def no_orphans(folder: Path, patience: float = 75) -> bool:
     return False
 
 
+def _ranks_under(folder: Path) -> set[int]:
+    """Pids of all ranks that the ledgers of the runs under `folder` name."""
+    entries = [entry for ledger in folder.glob("runs/*/ledger.jsonl") for entry in read_ledger(ledger.parent)]
+    return {rank["pid"] for entry in entries if entry.kind == "gang_started" for rank in entry.fields["ranks"]}
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """Not another process that has the number of one that is gone."""
+    try:
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::")
+    except psutil.Error:
+        return False
+
+
 def _temporary_folder(process: psutil.Process) -> str:
     try:
         return process.environ().get("TMPDIR", "")
@@ -123,20 +134,10 @@ def _temporary_folder(process: psutil.Process) -> str:
         return ""
 
 
+Figures = dict[int, float]
+"""The mixture's BPB of each seed."""
 Tell = Callable[..., None]
-
-
-@pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Tell:
-    """Leaves a row for the table of faults: `pytest --faults-markdown docs/faults.md`."""
-
-    def leave(fault: str, service: Service, sign: str, after: str) -> None:
-        said = next(line for line in service.text.splitlines() if sign in line)
-        record_property("fault", fault)
-        record_property("said", re.sub(r"/\S*/runs/\S*", "RUN", said)[:260])
-        record_property("after", after)
-
-    return leave
+Start = Callable[..., Service]
 
 
 def job(folder: Path, seeds: tuple[int, ...] = (42,), **changes: Any) -> str:
@@ -144,27 +145,12 @@ def job(folder: Path, seeds: tuple[int, ...] = (42,), **changes: Any) -> str:
     return str(write_job(folder, **(fields | changes)))
 
 
-def figures(run: Path) -> dict[int, float]:
+def figures(run: Path) -> Figures:
     result = load(RunResult, run / "result.json")
     return {s.seed: s.evaluate.mixture.bpb for s in result.seeds if s.evaluate and s.evaluate.mixture}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> dict[int, float]:
-    """The figures of a run that nobody disturbed; it is made once for all files and all of pytest's processes."""
-    base = tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed.json"
-    with made.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            folder = tmp_path_factory.mktemp("undisturbed")
-            service = Service(folder, job(folder, (42, 1337)), "--address", "local")
-            assert service.ends() == 0, service.text
-            made.write_text(json.dumps(figures(service.run)))
-        return {int(seed): bpb for seed, bpb in json.loads(made.read_text()).items()}
-
-
-def check_whole(run: Path, undisturbed: dict[int, float], seeds: tuple[int, ...] = (42,)) -> None:
+def check_whole(run: Path, undisturbed: Figures, seeds: tuple[int, ...] = (42,)) -> None:
     """The figures are those of an undisturbed run, and every line of the ledger can be read."""
     assert figures(run) == pytest.approx({seed: undisturbed[seed] for seed in seeds}, abs=1e-6)
     entries = read_ledger(run)

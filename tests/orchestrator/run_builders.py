@@ -104,3 +104,25 @@ def whole_run(folder: Path, seeds: tuple[int, ...] = (42, 1337, 2024), train: in
         add_events(place, chunks(evaluate))
         results.append(finish_seed(folder, ledger, seed, bpb))
     return finish_run(folder, ledger, tuple(results))
+
+
+def interrupted_run(folder: Path) -> Path:
+    """A run of which seed 42 is finished and 1337 begun, as an older version wrote it: no figures in the ledger.
+
+    No file of it is what its name says.
+    """
+    place = folder / "seed-42"
+    place.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps(job(seeds=[42, 1337]).to_dict()))
+    strict_json.save(replace(finished(42, CANDIDATE[0]), audit=audit_record()), place / RESULT)
+    ledger = Ledger(folder)
+    ledger.append("run_started", attempt=1)
+    ledger.append("seed_started", seed=42, attempt=1, kept=[])
+    for stage, names in STAGE_FILES.items():
+        for name in names:
+            (place / name).write_bytes(f"{stage} {name}".encode())
+        ledger.append("stage_finished", seed=42, stage=stage, files={name: sha256(place / name) for name in names})
+    ledger.append("seed_finished", seed=42, attempt=1, status="finished")
+    ledger.append("seed_started", seed=1337, attempt=1, kept=[])
+    ledger.close()
+    return folder

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from heads import Head
 from tiny import golf, only_run, write_job
 
 from golf_core.strict_json import load
@@ -14,10 +15,10 @@ from orchestrator.folder.results import RunResult
 pytestmark = pytest.mark.ray
 
 
-def test_a_tight_cap_is_met(sample_folder: Path, tmp_path: Path) -> None:
+def test_a_tight_cap_is_met(cluster: Head, tmp_path: Path) -> None:
     cap = 85_000
     job = write_job(tmp_path, budgets={"artifact_bytes": cap}, seeds=[42])
-    done = golf("run", str(job), "--address", "local")
+    done = golf("run", str(job), "--address", cluster.address, **cluster.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_run(tmp_path)
     (seed,) = load(RunResult, folder / "result.json").seeds
@@ -27,10 +28,10 @@ def test_a_tight_cap_is_met(sample_folder: Path, tmp_path: Path) -> None:
     assert seed.export.method == "fitted" and seed.export.cap_bytes == cap
 
 
-def test_a_cap_that_cannot_be_met_says_by_how_much(sample_folder: Path, tmp_path: Path) -> None:
+def test_a_cap_that_cannot_be_met_says_by_how_much(cluster: Head, tmp_path: Path) -> None:
     cap = 45_000
     job = write_job(tmp_path, budgets={"artifact_bytes": cap}, seeds=[42])
-    done = golf("run", str(job), "--address", "local")
+    done = golf("run", str(job), "--address", cluster.address, **cluster.environment)
     assert done.returncode in (1, 2)
     words = " ".join((done.stdout + done.stderr).split())
     found = re.search(

@@ -20,6 +20,7 @@ from claim_builders import (
     three,
     train_result,
 )
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -238,7 +239,7 @@ def test_a_run_result_reads_back_and_is_judged_alike(tmp_path: Path) -> None:
 maybe_nan = st.one_of(st.floats(0, 1e4), st.just(math.nan))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_a_claim_never_stands_on_a_broken_rule(data: st.DataObject) -> None:
     seeds = []

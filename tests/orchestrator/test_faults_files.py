@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fuzz_tools import bounded
+from heads import Head
 from tiny import OVERRIDES, golf, only_run, write_job
+from watchdog import bounded
 
 from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord
 from golf_core.data.shards import read_shard, write_shard
@@ -51,14 +52,14 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Place:
+def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path, cluster: Head) -> Place:
     folder = tmp_path_factory.mktemp("finished")
     data = small_data(sample_folder, folder / "data")
     place = {"path": str(data), "tokenizer": str(data / "tokenizer.model")}
     overrides = OVERRIDES | {"train.snapshot_seconds": 3600, "evaluate.max_tokens": 2048}
     mlflow = {"tracking_uri": f"sqlite:///{folder}/mlflow.db"}
     job = write_job(folder, seeds=[SEED], data=place, overrides=overrides, audit={"positions": 1}, mlflow=mlflow)
-    done = golf("run", str(job), "--address", "local", RAY_TMPDIR="/tmp")
+    done = golf("run", str(job), "--address", cluster.address, **cluster.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return Place(folder, only_run(folder))
 
@@ -108,6 +109,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     **{f"flipped at {at}": flipped(at) for at in (0.1, 0.5, 0.9)},
     "random": lambda content: random.Random(1).randbytes(len(content)),
 }
+
+
+IN_ALL_FILES = [
+    pytest.param(kind, marks=() if kind in ("cut", "flipped at 0.5") else pytest.mark.slow) for kind in DAMAGES
+]
+"""Kinds of damage: one that a file's end shows and one that only its content does; the rest are slow."""
 
 
 @contextlib.contextmanager
@@ -222,7 +229,7 @@ def leave(record_property: Callable[[str, object], None], here: Place) -> Leave:
     return row
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", IN_ALL_FILES)
 @pytest.mark.parametrize("name", IN_RUN)
 def test_a_file_of_a_run(name: str, damage: str, here: Place, tmp_path: Path, capsys: Capture, leave: Leave) -> None:
     path, errors = here.run / name, []
@@ -235,7 +242,7 @@ def test_a_file_of_a_run(name: str, damage: str, here: Place, tmp_path: Path, ca
     assert not list(tmp_path.glob(".package*")), "a package that was begun is left"
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", IN_ALL_FILES)
 @pytest.mark.parametrize("name", IN_DATA)
 def test_a_file_of_the_data(name: str, damage: str, here: Place, capsys: Capture, leave: Leave) -> None:
     """None of it goes unnoticed: the manifest has the checksums, and is one file that is read whole."""
@@ -250,7 +257,7 @@ def test_a_file_of_the_data(name: str, damage: str, here: Place, capsys: Capture
     leave(name, damage, errors, "refused before anything runs")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", IN_ALL_FILES)
 def test_the_job_file(damage: str, here: Place, capsys: Capture, leave: Leave) -> None:
     errors = []
     with damaged(here.job, DAMAGES[damage]):
@@ -263,21 +270,20 @@ def test_the_job_file(damage: str, here: Place, capsys: Capture, leave: Leave) -
     leave("the job file", damage, errors, "refused before anything runs")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["seed-42/model.golf", "seed-42/train_gpt.py", "seed-42/audit.json"])
-def test_what_is_damaged_is_never_taken_for_whole(name: str, damage: str, here: Place) -> None:
+def test_what_is_damaged_is_never_taken_for_whole(name: str, here: Place) -> None:
     """Whatever the damage, the stage that made the file is among those that are done again."""
-    with damaged(here.run / name, DAMAGES[damage]):
-        remains = remains_of(here.run)
     stage = "audit" if "audit" in name else "export"
-    assert getattr(remains.seeds[SEED], stage) is None and remains.seeds[SEED].status == "failed"
-    assert any(f"{stage} is done again: " in note and str(here.run / name) in note for note in remains.notes)
+    for kind, damage in DAMAGES.items():
+        with damaged(here.run / name, damage):
+            remains = remains_of(here.run)
+        assert getattr(remains.seeds[SEED], stage) is None and remains.seeds[SEED].status == "failed", kind
+        assert any(f"{stage} is done again: " in note and str(here.run / name) in note for note in remains.notes), kind
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_snapshot_is_none(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_none(tmp_path: Path) -> None:
     """The one before it, if whole, takes its place; see also the tests of resumed trainings."""
     content = random.Random(2).randbytes(1000)
-    path = tmp_path / SNAPSHOT_NAME
-    path.write_bytes(DAMAGES[damage](content))
-    assert latest_snapshot(tmp_path) is None
+    for kind, damage in DAMAGES.items():
+        (tmp_path / SNAPSHOT_NAME).write_bytes(damage(content))
+        assert latest_snapshot(tmp_path) is None, kind

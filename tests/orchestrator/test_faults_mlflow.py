@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from broken_servers import fails, hangs, server
-from fault_tools import Service, Tell, check_whole, in_stage, job, place, tell, undisturbed  # noqa: F401
+from fault_tools import Figures, Start, Tell, check_whole, in_stage, job
 from tiny import golf
 
 from orchestrator.tracking.store import default_uri
@@ -31,14 +31,21 @@ def in_store(file: Path) -> dict[str, tuple[str, int]]:
         return {name: (status, count) for name, status, count in store.execute(counted)}
 
 
-@pytest.mark.parametrize(("answer", "how"), [(fails, "answers 500"), (hangs, "hangs"), (None, "is not there")])
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        pytest.param(fails, "answers 500", marks=pytest.mark.slow),
+        pytest.param(hangs, "hangs", marks=pytest.mark.slow),
+        (None, "is not there"),
+    ],
+)
 def test_mlflow_does_not_work(
-    answer: Callable[..., None] | None, how: str, place: Path, undisturbed: dict[int, float], tell: Tell
+    answer: Callable[..., None] | None, how: str, place: Path, start: Start, undisturbed: Figures, tell: Tell
 ) -> None:
     with server(answer or fails) as uri:
         address = uri if answer else "http://127.0.0.1:9"
         place_free = {"mlflow": {"tracking_uri": address.replace("me:secret@", ""), "experiment": "parameter-golf"}}
-        service = Service(place, job(place, **place_free), "--address", "local")
+        service = start(job(place, **place_free))
         assert service.ends() == 0, service.text
     check_whole(service.run, undisturbed)
     assert OUTSIDE in service.text and f"golf sync {service.run}" in service.text
@@ -48,10 +55,10 @@ def test_mlflow_does_not_work(
     tell(f"MLflow {how}, at every call", service, OUTSIDE, "the run ends as ever; `golf sync` sends everything")
 
 
-def test_no_patience_with_mlflow(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+def test_no_patience_with_mlflow(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     with server(hangs) as uri:
         mlflow = {"tracking_uri": uri.replace("me:secret@", ""), "experiment": "parameter-golf"}
-        service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+        service = start(job(place, mlflow=mlflow))
         service.wait_for(lambda s: (s.run / "report.html").exists() if s.events() else False)
         service.process.send_signal(signal.SIGINT)
         assert service.ends(20) == 1 and f"golf rebuild {service.run}" in service.text, service.text
@@ -67,13 +74,13 @@ def mlflow_server(folder: Path, port: int) -> Iterator[None]:
         yield
 
 
-def test_mlflow_comes_back(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+def test_mlflow_comes_back(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     """It is away when the run begins, and there before the run ends: then it has everything at once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mlflow = {"tracking_uri": f"http://127.0.0.1:{port}", "experiment": "parameter-golf"}
-    service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+    service = start(job(place, mlflow=mlflow))
     service.wait_for(lambda s: "does not answer" in s.text)
     with mlflow_server(place, port):
         service.wait_for(in_stage("train"))
@@ -84,12 +91,12 @@ def test_mlflow_comes_back(place: Path, undisturbed: dict[int, float], tell: Tel
     tell("MLflow is away, and comes back", service, "does not answer", "it has everything when the run ends")
 
 
-def test_its_store_is_damaged(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
+def test_its_store_is_damaged(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     (place / "store").mkdir()
     store = place / "store" / "mlflow.db"
     store.write_bytes(bytes(range(256)) * 64)
     mlflow = {"tracking_uri": f"sqlite:///{store}", "experiment": "parameter-golf"}
-    service = Service(place, job(place, mlflow=mlflow), "--address", "local")
+    service = start(job(place, mlflow=mlflow))
     assert service.ends() == 0, service.text
     check_whole(service.run, undisturbed)
     assert OUTSIDE in service.text and "Traceback" not in service.text

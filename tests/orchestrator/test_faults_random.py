@@ -11,18 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from fault_tools import (  # noqa: F401
-    Service,
-    Tell,
-    check_ledger,
-    check_whole,
-    job,
-    no_orphans,
-    place,
-    signs_of_life,
-    tell,
-    undisturbed,
-)
+from fault_tools import Figures, Service, Tell, check_ledger, check_whole, job, no_orphans, signs_of_life
 
 from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
@@ -101,7 +90,7 @@ def stop(service: Service, moment: Moment) -> bool:
     return True
 
 
-def finish(service: Service, folder: Path, undisturbed: dict[int, float]) -> None:
+def finish(service: Service, folder: Path, undisturbed: Figures) -> None:
     """What a run that ended must have, however often it was stopped."""
     if service.ends(200) != 0:  # stopped after its run's end: the figures are shown by the next one
         assert service.entries()[-1].kind == "run_finished", service.text
@@ -114,11 +103,12 @@ def finish(service: Service, folder: Path, undisturbed: dict[int, float]) -> Non
 
 
 @pytest.mark.timeout(1800)  # a dozen runs, one after another
-def test_stopped_at_random_moments(place: Path, undisturbed: dict[int, float], tell: Tell) -> None:
-    """Ten stops in all; where a run ends before the tenth, the next run takes the rest of them."""
+@pytest.mark.parametrize("stops", [1, pytest.param(STOPS, marks=pytest.mark.slow)])
+def test_stopped_at_random_moments(stops: int, place: Path, undisturbed: Figures, tell: Tell) -> None:
+    """Where a run ends before the last stop, the next run takes the rest of them."""
     seed = int(os.environ.get("GOLF_FAULTS_SEED") or FOUND_A_HOLE)
     print(f"GOLF_FAULTS_SEED={seed} draws these moments")  # noqa: T201
-    moments = draw(seed)
+    moments = draw(seed)[:stops]
     for number in itertools.count(1):
         folder = place / f"{number}"
         folder.mkdir()
@@ -134,4 +124,4 @@ def test_stopped_at_random_moments(place: Path, undisturbed: dict[int, float], t
             break
         # It was too late: in the next run this stop comes sooner.
         moments[0] = replace(moments[0], sign="run_started", times=1)
-    tell(f"{STOPS} stops at random moments", stopped, "stopped by the user", "`--resume`: same figures")
+    tell(f"stopped at random moments: {stops}", stopped, "stopped by the user", "`--resume`: same figures")

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from fault_tools import SLOWER, Service, Tell, figures, in_stage, job, no_orphans, place, tell  # noqa: F401
+from fault_tools import SLOWER, Figures, Service, Start, Tell, figures, in_stage, job, no_orphans
+from heads import Head
 
 from golf_core.files import write_bytes
 from golf_core.strict_json import load
@@ -22,10 +23,10 @@ WITH_SNAPSHOTS = LONG | {"train.snapshot_seconds": 0.3}
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> dict[int, float]:
+def straight(tmp_path_factory: pytest.TempPathFactory, cluster: Head) -> Figures:
     """The figure of a run that nobody disturbed, and that made no snapshots."""
     folder = tmp_path_factory.mktemp("straight")
-    service = Service(folder, job(folder, overrides=LONG), "--address", "local")
+    service = Service(folder, job(folder, overrides=LONG), "--address", cluster.address, **cluster.environment)
     assert service.ends() == 0, service.text
     assert result(service).train.resumed_at_steps == ()  # type: ignore[union-attr]
     return figures(service.run)
@@ -55,7 +56,7 @@ def kill_driver(service: Service) -> None:
     assert no_orphans(service.folder)
 
 
-def check_resumed(service: Service, straight: dict[int, float], pieces: int) -> None:
+def check_resumed(service: Service, straight: Figures, pieces: int) -> None:
     """The figure is the undisturbed one, and nobody can take the training for one in a single piece."""
     found = load(RunResult, service.run / "result.json")
     assert figures(service.run) == pytest.approx(straight, abs=1e-6)
@@ -73,17 +74,17 @@ def check_resumed(service: Service, straight: dict[int, float], pieces: int) -> 
     assert trained.fields["figures"]["resumed_at_steps"] == list(steps)
 
 
-def test_the_driver_is_killed_after_a_snapshot(place: Path, straight: dict[int, float], tell: Tell) -> None:
+def test_the_driver_is_killed_after_a_snapshot(place: Path, start: Start, straight: Figures, tell: Tell) -> None:
     """Twice: the second time, the training has been resumed already."""
-    service = Service(place, job(place, overrides=WITH_SNAPSHOTS), "--address", "local")
+    service = start(job(place, overrides=WITH_SNAPSHOTS))
     service.wait_for(has_snapshot)
     kill_driver(service)
     first = snapshot(service).read_bytes()
     assert is_whole(snapshot(service))
-    second = Service(place, "--resume", str(service.run), "--address", "local")
+    second = start("--resume", str(service.run))
     second.wait_for(lambda resumed: snapshot(resumed).read_bytes() != first)
     kill_driver(second)
-    third = Service(place, "--resume", str(service.run), "--address", "local")
+    third = start("--resume", str(service.run))
     assert third.ends() == 0, third.text
     check_resumed(third, straight, pieces=2)
     (seed,) = load(RunResult, third.run / "result.json").seeds
@@ -91,9 +92,9 @@ def test_the_driver_is_killed_after_a_snapshot(place: Path, straight: dict[int, 
     tell("the driver is killed in train, with snapshots", third, "resumed at step", "goes on there; same figures")
 
 
-def test_a_rank_is_killed_after_a_snapshot(place: Path, straight: dict[int, float], tell: Tell) -> None:
+def test_a_rank_is_killed_after_a_snapshot(place: Path, start: Start, straight: Figures, tell: Tell) -> None:
     """The next attempt of the same run goes on from the snapshot that the driver took off the lost rank."""
-    service = Service(place, job(place, overrides=WITH_SNAPSHOTS), "--address", "local")
+    service = start(job(place, overrides=WITH_SNAPSHOTS))
     service.wait_for(has_snapshot)
     os.kill(service.ranks()[0], signal.SIGKILL)
     assert service.ends() == 0, service.text
@@ -104,15 +105,15 @@ def test_a_rank_is_killed_after_a_snapshot(place: Path, straight: dict[int, floa
     tell("a rank is killed in train, with snapshots", service, "resumed at step", "goes on there; same figures")
 
 
-def test_a_damaged_snapshot(place: Path, straight: dict[int, float], tell: Tell) -> None:
+def test_a_damaged_snapshot(place: Path, start: Start, straight: Figures, tell: Tell) -> None:
     """Training begins anew, and says why; snapshots that nobody needed change nothing."""
-    service = Service(place, job(place, overrides=WITH_SNAPSHOTS), "--address", "local")
+    service = start(job(place, overrides=WITH_SNAPSHOTS))
     service.wait_for(has_snapshot)
     kill_driver(service)
     path = snapshot(service)
     content = path.read_bytes()
     write_bytes(path, content[: len(content) // 2])
-    resumed = Service(place, "--resume", str(service.run), "--address", "local")
+    resumed = start("--resume", str(service.run))
     assert resumed.ends() == 0, resumed.text
     assert f"{path} is damaged: training begins anew" in notes(resumed)
     assert not any("resumed at step" in note for note in notes(resumed))
@@ -121,11 +122,12 @@ def test_a_damaged_snapshot(place: Path, straight: dict[int, float], tell: Tell)
     tell(f"{SNAPSHOT_NAME} is cut short", resumed, "begins anew", "`--resume`: from the first step; same figures")
 
 
-def test_without_snapshots_training_begins_anew(place: Path, straight: dict[int, float]) -> None:
-    service = Service(place, job(place, overrides=LONG), "--address", "local")
+@pytest.mark.slow
+def test_without_snapshots_training_begins_anew(place: Path, start: Start, straight: Figures) -> None:
+    service = start(job(place, overrides=LONG))
     service.wait_for(in_stage("train"))
     kill_driver(service)
     assert not snapshot(service).exists()
-    resumed = Service(place, "--resume", str(service.run), "--address", "local")
+    resumed = start("--resume", str(service.run))
     assert resumed.ends() == 0, resumed.text
     check_resumed(resumed, straight, pieces=0)

@@ -10,26 +10,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from claim_builders import CANDIDATE, audit_record, finished, job
-from fuzz_tools import answer, bounded
+from claim_builders import CANDIDATE, finished, job
+from drawing import examples
+from fuzz_tools import answer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from run_builders import STAGE_FILES
+from run_builders import STAGE_FILES, interrupted_run
 from verify_builders import RUNS, claims, log_lines, write_folder
+from watchdog import bounded
 
-from golf_core import strict_json
-from golf_core.files import sha256
 from golf_core.results import DataRecord
 from golf_core.strict_json import to_dict
 from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
-from orchestrator.folder.ledger import Entry, Ledger, read_ledger
+from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.resume import Remains, remains_of
 from orchestrator.folder.seed_log import read_events, seed_log
 from orchestrator.verify import log_reader
@@ -39,8 +38,7 @@ from orchestrator.verify.verifier import verify
 
 PROJECT = Path(__file__).parents[2]
 fuzz = settings(
-    max_examples=80,
-    deadline=None,
+    max_examples=examples(80),
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -187,22 +185,7 @@ def test_files_of_gigabytes_are_not_read(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    place = folder / "seed-42"
-    place.mkdir(parents=True)
-    (folder / "job.json").write_text(json.dumps(job(seeds=[42, 1337]).to_dict()))
-    strict_json.save(replace(finished(42, CANDIDATE[0]), audit=audit_record()), place / RESULT)
-    ledger = Ledger(folder)
-    ledger.append("run_started", attempt=1)
-    ledger.append("seed_started", seed=42, attempt=1, kept=[])
-    for stage, names in STAGE_FILES.items():
-        for name in names:
-            (place / name).write_bytes(f"{stage} {name}".encode())
-        ledger.append("stage_finished", seed=42, stage=stage, files={name: sha256(place / name) for name in names})
-    ledger.append("seed_finished", seed=42, attempt=1, status="finished")
-    ledger.append("seed_started", seed=1337, attempt=1, kept=[])
-    ledger.close()
-    return folder
+    return interrupted_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -312,41 +295,12 @@ def sound_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("records") / "record")
 
 
-log_pieces = st.sampled_from(
-    [
-        *(
-            "val_bpb:",
-            "val_loss=",
-            "seed:",
-            "step:",
-            "1.1",
-            "1e999",
-            "nan",
-            "-1",
-            "9" * 400,
-            "/",
-            " ",
-            "\n",
-            "\r",
-            "\x00",
-        ),
-        *("====" * 20, "\n", "final_int8 ", "train_time:", "ms", "bytes", " in ", "s", "XSA:last_4", "[1/2]", "\ud83d"),
-        *(
-            "\xff",
-            "\x85",
-            "\u2028",
-            "import x\n",
-            "{",
-            "}",
-            '"',
-            "| seed | bpb |\n",
-            "| 42 | 1.1 |\n",
-            "mean ",
-            "±",
-            "\x1b[",
-        ),
-    ]
+LOG_WORDS = (
+    "val_bpb:;val_loss=;seed:;step:;1.1;1e999;nan;-1;/; ;final_int8 ;train_time:;ms;bytes; in ;s;XSA:last_4;[1/2]"
 )
+README_WORDS = 'import x\n;{;};";| seed | bpb |\n;| 42 | 1.1 |\n;mean ;±;\x1b['
+BREAKS = ["\n", "\r", "\x00", "\xff", "\x85", "\u2028", "\ud83d", "9" * 400, "====" * 20]
+log_pieces = st.sampled_from([*LOG_WORDS.split(";"), *README_WORDS.split(";"), *BREAKS])
 
 
 @fuzz
@@ -379,22 +333,8 @@ def name_of(tmp_path: Path) -> Callable[[str], Path]:
 
 
 BAIT = [
-    "a" * 9,
-    "a-",
-    "x=1,",
-    "1,",
-    "1_",
-    " in 1 ",
-    "mean ",
-    "val_bpb:",
-    "[1/",
-    "±1.1 ",
-    "| ",
-    "**",
-    "`",
-    "3-seed ",
-    "\\",
-]
+    "a" * 9, "a-", "x=1,", "1,", "1_", " in 1 ", "mean ", "val_bpb:", "[1/", "±1.1 ", "| ", "**", "`", "3-seed ", "\\",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("bait", BAIT)

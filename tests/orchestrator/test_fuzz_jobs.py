@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzz_tools import HungError, answer, bounded
+from drawing import examples
+from fuzz_tools import answer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from watchdog import HungError, bounded
 
 from golf_core.errors import ConfigError
 from orchestrator.folder.earlier import job_of_run
@@ -29,8 +31,7 @@ MANY = 200
 """Mistakes that may be told of one file, a line each."""
 
 fuzz = settings(
-    max_examples=120,
-    deadline=None,
+    max_examples=examples(120),
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -49,26 +50,14 @@ def read(path: Path, content: bytes | str) -> Job | None:
 
 pieces = st.sampled_from(
     [
-        *("<<: ", "*a", "&a ", "- ", "? ", ": ", "{", "}", "[", "]", "!!", "!!set ", "!!binary ", "!!int ", "!!float "),
-        *("!!python/name:os.system ", "!<tag:yaml.org,2002:map> ", "!!omap ", "!!pairs ", "!!timestamp ", "!!str "),
-        *(
-            "---\n",
-            "...\n",
-            "%YAML 1.2\n",
-            "%TAG ! tag:x,2000:\n",
-            "|\n",
-            ">-\n",
-            "'",
-            '"',
-            '"\\ud800"',
-            '"\\0"',
-            "\\x",
-        ),
-        *("\x00", "\x85", "\u2028", "\ufeff", "\t", "\r", "\n  ", " #", ".nan", "-.inf", "1e999", "0x" + "f" * 40),
-        *("1:30", "12:30:45.5", "2024-13-45", "9" * 30, "9" * 5000, "=", "~", "null", "yes", "0o7", "1_0", "é", "😀"),
-        *("name: x\n", "seeds: [1, 1]\n", "overrides: {train.iterations: 0}\n", "data: {path: a}\n", "baseline: 3\n"),
+        "<<: ", "*a", "&a ", "- ", "? ", ": ", "{", "}", "[", "]", "!!", "!!set ", "!!binary ", "!!int ", "!!float ",
+        "!!python/name:os.system ", "!<tag:yaml.org,2002:map> ", "!!omap ", "!!pairs ", "!!timestamp ", "!!str ",
+        "---\n", "...\n", "%YAML 1.2\n", "%TAG ! tag:x,2000:\n", "|\n", ">-\n", "'", '"', '"\\ud800"', '"\\0"', "\\x",
+        "\x00", "\x85", "\u2028", "\ufeff", "\t", "\r", "\n  ", " #", ".nan", "-.inf", "1e999", "0x" + "f" * 40,
+        "1:30", "12:30:45.5", "2024-13-45", "9" * 30, "9" * 5000, "=", "~", "null", "yes", "0o7", "1_0", "é", "😀",
+        "name: x\n", "seeds: [1, 1]\n", "overrides: {train.iterations: 0}\n", "data: {path: a}\n", "baseline: 3\n",
     ]
-)
+)  # fmt: skip
 edits = st.lists(
     st.tuples(st.integers(0, len(TEXT)), st.integers(0, 12), pieces | st.text(max_size=4)), min_size=1, max_size=4
 )

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,7 +98,7 @@ def test_what_is_no_ledger(tmp_path: Path) -> None:
         read_ledger(tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.binary(max_size=200), st.integers(0, 3))
 def test_any_line_may_be_damaged(noise: bytes, place: int) -> None:
     import tempfile

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from claim_builders import CANDIDATE, audit_record, export_result, finished, job
-from hypothesis import HealthCheck, given, settings
+from drawing import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow_tools import EXPERIMENT, PLAIN, Seen, add_data, copied
 from run_builders import (
     T0,
     add_events,
@@ -27,8 +29,6 @@ from run_builders import (
 
 from golf_core import strict_json
 from golf_core.events import Event
-from golf_core.files import sha256
-from golf_core.results import DataRecord
 from orchestrator.claim.columns import seed_frame, seed_metrics
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult
@@ -38,10 +38,8 @@ from orchestrator.tracking.model import model_of
 from orchestrator.tracking.notes import claim_note, escaped, running_note
 from orchestrator.tracking.series import points_of, series
 from orchestrator.tracking.store import COLUMNS, MAX_TAG_CHARS, VIEW_TAG, Store, default_uri
-from orchestrator.tracking.sync import Mirror, OutageError
+from orchestrator.tracking.sync import Mirror
 
-EXPERIMENT = "parameter-golf"
-PLAIN = Redactor.from_environment({})
 NOTE = "mlflow.note.content"
 GPU = {
     "index": 3,
@@ -62,38 +60,6 @@ SYSTEM = {
 }
 
 
-def add_data(folder: Path, tokenizer: Path, seeds: tuple[int, ...] = (42,), path: str = "data/sp1024") -> DataRecord:
-    """What the stages write down of the data, with a tokenizer that is there."""
-    tokenizer.write_bytes(b"a tokenizer")
-    checksums = {"fineweb_train_000000.bin": "a" * 64, "fineweb_train_000001.bin": "b" * 64}
-    checksums["fineweb_val_000000.bin"] = "c" * 64
-    record = DataRecord(path, str(tokenizer), sha256(tokenizer), 200_000, 1000, checksums)
-    for seed in seeds:
-        strict_json.save(record, folder / f"seed-{seed}" / "data.json")
-    return record
-
-
-def copied(folder: Path, output: Path | None = None, alive: bool = False, redactor: Redactor = PLAIN) -> list[str]:
-    said: list[str] = []
-    Mirror(folder, Store(default_uri(output or folder.parent), EXPERIMENT), redactor, said.append).run(alive)
-    return said
-
-
-def runs_in(output: Path) -> dict[str, Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(default_uri(output))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-
-
-def files_of(output: Path, run: Any) -> set[str]:
-    """Files and folders at the top of a run's artifacts."""
-    from mlflow import MlflowClient
-
-    return {file.path for file in MlflowClient(default_uri(output)).list_artifacts(run.info.run_id)}
-
-
 @pytest.fixture(scope="module")
 def arranged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], RunResult]:
     folder = tmp_path_factory.mktemp("out") / "run"
@@ -103,7 +69,7 @@ def arranged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (folder / "report.html").write_text("<html></html>")
     (folder / "seed-42" / "breakdown.json").write_text("{}")
     assert copied(folder) == []
-    return folder, runs_in(folder.parent), result
+    return folder, Seen(folder.parent).runs, result
 
 
 # --- figures ------------------------------------------------------------------------------------------
@@ -262,10 +228,10 @@ def test_description_of_the_run(arranged: tuple[Path, dict[str, Any], RunResult]
 
 
 def test_files(arranged: tuple[Path, dict[str, Any], RunResult]) -> None:
-    folder, runs, _ = arranged
-    assert files_of(folder.parent, runs["run"]) == {"result.json", "job.json", "report.html"}
-    assert {"breakdown.json", "model", "data.json"} <= files_of(folder.parent, runs["seed 42"])
-    assert "breakdown.json" not in files_of(folder.parent, runs["seed 1337"])
+    folder, _, _ = arranged
+    assert Seen(folder.parent).files("run") == {"result.json", "job.json", "report.html"}
+    assert {"breakdown.json", "model", "data.json"} <= Seen(folder.parent).files("seed 42")
+    assert "breakdown.json" not in Seen(folder.parent).files("seed 1337")
 
 
 def test_description_while_it_goes_on(tmp_path: Path) -> None:
@@ -274,15 +240,15 @@ def test_description_while_it_goes_on(tmp_path: Path) -> None:
     copier = Mirror(folder, Store(default_uri(tmp_path), EXPERIMENT), PLAIN, pytest.fail)
     begin_seed(folder, ledger, 42)
     copier.run(alive=True)
-    assert runs_in(tmp_path)["run"].data.tags[NOTE].startswith("running; 0 of 2 seeds finished")
+    assert Seen(tmp_path).runs["run"].data.tags[NOTE].startswith("running; 0 of 2 seeds finished")
     finish_seed(folder, ledger, 42, 1.1)
     begin_seed(folder, ledger, 1337)
     copier.run(alive=True)
-    tags = runs_in(tmp_path)["run"].data.tags
+    tags = Seen(tmp_path).runs["run"].data.tags
     assert tags[NOTE].startswith("running; 1 of 2 seeds finished") and tags["seeds_finished"] == "1 of 2"
     ledger.close()
     copied(folder)
-    runs = runs_in(tmp_path)
+    runs = Seen(tmp_path).runs
     assert runs["run"].data.tags[NOTE].startswith("**The run ended without a word.**")
     assert f"golf run --resume {folder}" in runs["run"].data.tags[NOTE]
     assert "ended without a word" in runs["seed 1337"].data.tags[NOTE]
@@ -300,7 +266,7 @@ def test_description_of_a_failure(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=600))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_texts_mean_nothing_in_markdown(text: str) -> None:
     shown = escaped(text)
     assert not re.search(r"[<>|\n\r]", shown) and len(shown) <= 5 * 400
@@ -371,14 +337,7 @@ def test_other_data_has_another_digest(tmp_path: Path) -> None:
     assert first.data[1] == second.data[1] and digest_of(first) != digest_of(second)
 
 
-# --- the whole, cut short and copied again ---------------------------------------------------------------
-
-
-def test_nothing_is_sent_twice(arranged: tuple[Path, dict[str, Any], RunResult], monkeypatch: Any) -> None:
-    folder, _, _ = arranged
-    for name in ("send", "reopen", "complete", "begin_calls", "end_calls", "tag", "_send_folder"):
-        monkeypatch.setattr(Store, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
-    assert copied(folder) == []
+# --- copied again ---------------------------------------------------------------------------------------
 
 
 def test_a_model_is_sent_once_though_the_rest_changes(tmp_path: Path, monkeypatch: Any) -> None:
@@ -389,44 +348,7 @@ def test_a_model_is_sent_once_though_the_rest_changes(tmp_path: Path, monkeypatc
     (folder / "seed-42" / "breakdown.json").write_text("{}")
     monkeypatch.setattr(Store, "_send_folder", lambda *_: pytest.fail("sent again"))
     assert copied(folder) == []
-    runs = runs_in(tmp_path)
-    assert {"breakdown.json", "model"} <= files_of(tmp_path, runs["seed 42"])
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 12), late=st.booleans())
-def test_cut_short_at_the_new_calls(
-    at: int, late: bool, tmp_path_factory: pytest.TempPathFactory, arranged: tuple[Path, dict[str, Any], RunResult]
-) -> None:
-    """Data and models are there once, wherever MLflow broke."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    folder, runs, _ = arranged
-    place, count = tmp_path_factory.mktemp("store"), [0]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("log_inputs", "log_artifacts", "set_tag"):
-            real = getattr(MlflowClient, name)
-
-            def flaky(self: Any, *given: Any, real: Any = real, **named: Any) -> Any:
-                count[0] += 1
-                if count[0] - 1 < at or (count[0] - 1 == at and late):
-                    real(self, *given, **named)
-                if count[0] - 1 >= at:
-                    raise MlflowException("bad gateway")
-
-            patch.setattr(MlflowClient, name, flaky)
-        try:
-            copied(folder, place)
-        except OutageError:
-            assert count[0] == at + 1
-    assert copied(folder, place) == []
-    again = runs_in(place)
-    for name, run in runs.items():
-        inputs = [(item.dataset.name, item.dataset.digest) for item in again[name].inputs.dataset_inputs]
-        assert len(inputs) == 2 == len(set(inputs)), name
-        assert again[name].data.metrics == run.data.metrics
-        assert files_of(place, again[name]) == files_of(folder.parent, run)
+    assert {"breakdown.json", "model"} <= Seen(tmp_path).files("seed 42")
 
 
 def test_secrets_stay_away(tmp_path: Path) -> None:
@@ -454,4 +376,4 @@ def test_without_the_tokenizer_there_is_no_model(how: str, tmp_path: Path) -> No
     said: list[str] = []
     assert model_of(folder / "seed-42" / "model.golf", record, {}, said.append) is None
     assert copied(folder) == said and len(said) == 1 and str(tokenizer) in said[0]
-    assert "model" not in files_of(tmp_path, runs_in(tmp_path)["seed 42"])
+    assert "model" not in Seen(tmp_path).files("seed 42")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mlflow_tools import Seen, copied
 from run_builders import begin_run, begin_seed, finish_run, finish_seed
 from tiny import OVERRIDES, REPO
 
@@ -28,10 +29,8 @@ from golf_core.distributed import single
 from golf_core.files import sha256
 from golf_core.results import DataRecord
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
-from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.view import view_of
-from orchestrator.tracking.store import Store, default_uri
-from orchestrator.tracking.sync import Mirror
+from orchestrator.tracking.store import default_uri
 
 SHORT = "Two cores give about 12,000 tokens a second – naïve, but honest."
 LONG = "def mean(values):\n    return sum(values) / len(values)\n\n# It goes on and on.\n" * 40
@@ -50,8 +49,6 @@ class Trained:
     """A seed that was really trained, in MLflow."""
 
     def __init__(self, output: Path) -> None:
-        from mlflow import MlflowClient
-
         folder = output / "run"
         ledger = begin_run(folder, preset="small", overrides=OVERRIDES)
         self.place = begin_seed(folder, ledger, 42)
@@ -67,13 +64,9 @@ class Trained:
         strict_json.save(record, self.place / "data.json")
         finish_run(folder, ledger, (result,))
         self.uri = default_uri(output)
-        said: list[str] = []
-        Mirror(folder, Store(self.uri, "parameter-golf"), Redactor.from_environment({}), said.append).run(alive=False)
-        assert said == []
-        self.client = MlflowClient(self.uri)
-        experiment = self.client.get_experiment_by_name("parameter-golf")
-        runs = self.client.search_runs([experiment.experiment_id])
-        (self.run_id,) = [run.info.run_id for run in runs if run.info.run_name == "seed 42"]
+        assert copied(folder) == []
+        seen = Seen(output)
+        self.client, self.run_id = seen.client, seen.runs["seed 42"].info.run_id
 
     @property
     def address(self) -> str:

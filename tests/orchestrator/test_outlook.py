@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from claim_builders import BASELINE, CANDIDATE, audit_record, eval_result, failed, finished, job
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ def test_what_the_job_rules_out_is_no_news() -> None:
     assert out_of_reach(job(baseline=None), [finished(42, CANDIDATE[0])]) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.floats(-0.02, 0.02), min_size=1, max_size=3),
     st.integers(1, 3),

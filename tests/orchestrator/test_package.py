@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import Head
 from tiny import golf, only_run, write_job
 from typer.testing import CliRunner
 
@@ -30,13 +31,14 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path, cluster: Head) -> Path:
     """A finished run of two seeds on data whose place nobody else need know."""
     folder = tmp_path_factory.mktemp("secret-place")
     data = folder / "my data"
     data.symlink_to(sample_folder)
     place = {"path": str(data), "tokenizer": str(data / "tokenizer.model")}
-    done = golf("run", str(write_job(folder, seeds=[42, 1337], data=place)), "--address", "local")
+    job = write_job(folder, seeds=[42, 1337], data=place)
+    done = golf("run", str(job), "--address", cluster.address, **cluster.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return only_run(folder)
 
@@ -147,10 +149,10 @@ def test_packaged_program_evaluates_packaged_weights(
     assert float(found[0]) == pytest.approx(seed.evaluate.mixture.bpb, abs=1e-6)
 
 
-def test_reproduce_the_evaluation(packed: Path, sample_folder: Path, tmp_path: Path) -> None:
+def test_reproduce_the_evaluation(packed: Path, sample_folder: Path, tmp_path: Path, cluster: Head) -> None:
     data = ("--data", str(sample_folder), "--tokenizer", str(sample_folder / "tokenizer.model"))
-    settings = ("--set", f"output={tmp_path / 'runs'}", "--set", "seeds=[42]", "--address", "local")
-    done = golf("reproduce", str(packed), "--evaluate-only", *data, *settings)
+    settings = ("--set", f"output={tmp_path / 'runs'}", "--set", "seeds=[42]", "--address", cluster.address)
+    done = golf("reproduce", str(packed), "--evaluate-only", *data, *settings, **cluster.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"42 +BPB mixture .*1e-06 +(agrees|exact)", done.stdout)
     assert "reproduced: everything that must agree does" in done.stdout

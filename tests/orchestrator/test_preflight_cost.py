@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +74,7 @@ def test_power_against_a_mean_is_that_of_the_noncentral_t(excess: float, sd: flo
         assert success(excess, sd, n) == pytest.approx(expected, abs=2e-3)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.floats(1e-3, 3e-3), st.integers(3, 8), st.integers(0, 1000))
 def test_power_against_values_is_that_of_welchs_test(excess: float, n: int, seed: int) -> None:
     """Against the test itself on many samples."""
@@ -87,7 +88,7 @@ def test_power_against_values_is_that_of_welchs_test(excess: float, n: int, seed
 
 
 @given(st.floats(1e-4, 1e-2), st.floats(1e-4, 2e-3), st.floats(0.5, 0.95), st.sampled_from([None, BASELINE]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_seeds_for_is_the_least_that_suffices(
     excess: float, sd: float, power: float, baseline: list[float] | None
 ) -> None:
@@ -100,7 +101,7 @@ def test_seeds_for_is_the_least_that_suffices(
 
 
 @given(st.floats(1e-4, 2e-3), st.integers(2, 10), st.floats(0.5, 0.95))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_least_excess_just_suffices(sd: float, n: int, power: float) -> None:
     excess = least_excess(sd, n, power)
     assert excess is not None

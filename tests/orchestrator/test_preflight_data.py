@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,7 +112,7 @@ def test_no_sample_yet_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # --- the search -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     st.integers(0, 2**32 - 1), st.integers(2, 2000), st.integers(500, 5000), st.integers(64, 3000), st.integers(0, 5)
 )

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from claim_builders import export_result, finished, job
+from drawing import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -206,7 +207,7 @@ def test_keys_and_other_values_are_kept() -> None:
 secrets = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=6, max_size=30)
 names = st.sampled_from(["HF_TOKEN", "A_SECRET", "DB_PASSWORD", "X_API_KEY", "aws_access_key", "My-Credential"])
 environments = st.dictionaries(names, secrets, min_size=1, max_size=4)
-quiet = settings(max_examples=150, deadline=None, derandomize=True)
+quiet = settings(max_examples=examples(150), derandomize=True)
 
 
 def texts_in(value: Any) -> list[str]:

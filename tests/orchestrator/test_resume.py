@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from claim_builders import CANDIDATE, audit_record, finished, job
-from run_builders import STAGE_FILES
+from claim_builders import CANDIDATE, finished
+from run_builders import STAGE_FILES, interrupted_run
 
 from golf_core import strict_json
 from golf_core.errors import ConfigError
-from golf_core.files import sha256
 from orchestrator.folder.layout import LOG, RESULT
-from orchestrator.folder.ledger import Ledger
 from orchestrator.folder.results import SeedResult
 from orchestrator.folder.resume import begin_log, remains_of
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of which seed 42 is finished; no file of it is what its name says."""
-    (tmp_path / "job.json").write_text(json.dumps(job(seeds=[42, 1337]).to_dict()))
-    place = tmp_path / "seed-42"
-    place.mkdir()
-    result = replace(finished(42, CANDIDATE[0]), audit=audit_record())
-    strict_json.save(result, place / RESULT)
-    ledger = Ledger(tmp_path)
-    ledger.append("run_started", attempt=1)
-    ledger.append("seed_started", seed=42, attempt=1, kept=[])
-    for stage, names in STAGE_FILES.items():
-        for name in names:
-            (place / name).write_bytes(f"{stage} {name}".encode())
-        ledger.append("stage_finished", seed=42, stage=stage, files={name: sha256(place / name) for name in names})
-    ledger.append("seed_finished", seed=42, attempt=1, status="finished")
-    ledger.append("seed_started", seed=1337, attempt=1, kept=[])
-    ledger.close()
-    return tmp_path
+    return interrupted_run(tmp_path)
 
 
 def stages(folder: Path) -> list[str]:

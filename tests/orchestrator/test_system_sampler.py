@@ -1,17 +1,15 @@
-"""Samples of the machine: what they hold, that nothing is disturbed by them, and that they reach a run's log."""
+"""Samples of the machine: what they hold, and that nothing is disturbed by them."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
-from tiny import golf, only_run, write_job
 
 from golf_core.events import Event
 from golf_core.plain_log import event_line
@@ -138,14 +136,3 @@ def test_the_line_in_a_plain_log() -> None:
     assert event_line(Event("system", fields)) == (
         "system elapsed_s:1.00000 cpu_percent:5.00000 gpu3.index:3 gpu3.power_w:650.50000"
     )
-
-
-@pytest.mark.ray
-def test_a_run_samples_its_machine_and_does_not_talk_of_it(tmp_path: Path, sample_folder: Path) -> None:
-    job = write_job(tmp_path, seeds=[42], audit={"positions": 0})
-    done = golf("run", str(job), "--address", "local", RAY_TMPDIR="/tmp")
-    assert done.returncode == 0, done.stdout + done.stderr
-    events = [json.loads(line) for line in (only_run(tmp_path) / "seed-42" / "log.jsonl").read_text().splitlines()]
-    sampled = [event for event in events if event["kind"] == "system"]
-    assert sampled and set(sampled[0]) == FIGURES | {"time", "kind"}
-    assert "seed 42: system" not in done.stdout

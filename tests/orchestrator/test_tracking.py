@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from broken_servers import fails, hangs, refuses, server, talks_nonsense
 from claim_builders import CANDIDATE
+from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlflow_tools import EXPERIMENT, PLAIN, Seen, add_data, breaking, copied
 from run_builders import (
     T0,
     add_events,
@@ -33,67 +35,21 @@ from run_builders import (
 from golf_core.errors import RunError
 from golf_core.events import Event
 from orchestrator.folder.redaction import Redactor
-from orchestrator.tracking import sync as mirror_module
 from orchestrator.tracking.series import series
 from orchestrator.tracking.store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
 from orchestrator.tracking.sync import Mirror, OutageError, Tracker, sole_writer, sync
+from orchestrator.tracking.sync import sync as mirror_module
 
-EXPERIMENT = "parameter-golf"
 CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
-PLAIN = Redactor.from_environment({})
-
-
-def store_for(folder: Path) -> Store:
-    return Store(default_uri(folder.parent), EXPERIMENT)
-
-
-def mirrored(folder: Path, redactor: Redactor = PLAIN, alive: bool = False) -> list[str]:
-    """One pass of a copier of its own; its complaints."""
-    said: list[str] = []
-    Mirror(folder, store_for(folder), redactor, said.append).run(alive)
-    return said
-
-
-class Seen:
-    """What MLflow has of the runs in `output`."""
-
-    def __init__(self, output: Path) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(default_uri(output))
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        found = self.client.search_runs([experiment.experiment_id])
-        self.runs = {run.info.run_name: run for run in found}
-        assert len(self.runs) == len(found), "a run is there twice"
-
-    def points(self, run: str, name: str) -> list[tuple[int, float]]:
-        history = self.client.get_metric_history(self.runs[run].info.run_id, name)
-        return sorted((point.step, point.value) for point in history)
-
-    def files(self, run: str) -> set[str]:
-        return {file.path for file in self.client.list_artifacts(self.runs[run].info.run_id)}
-
-    def summary(self) -> dict[str, Any]:
-        """All that matters, by run."""
-        return {
-            name: (
-                run.info.status,
-                dict(run.data.metrics),
-                dict(run.data.params),
-                {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-                {metric: self.points(name, metric) for metric in run.data.metrics},
-                self.files(name),
-            )
-            for name, run in self.runs.items()
-        }
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
     """A whole run and its copy. The folder's name is an awkward one."""
     folder = tmp_path_factory.mktemp("out") / "100% #1, mine" / "run-1"
-    whole_run(folder, train=1500)
-    assert mirrored(folder) == []
+    whole_run(folder, train=300)
+    add_data(folder, folder.parent / "tokenizer.model", (42, 1337, 2024))
+    assert copied(folder) == []
     return folder, Seen(folder.parent)
 
 
@@ -101,7 +57,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
     folder = tmp_path_factory.mktemp("small") / "run-1"
     whole_run(folder, (42,), train=4, evaluate=1)
-    assert mirrored(folder) == []
+    add_data(folder, folder.parent / "tokenizer.model")
+    assert copied(folder) == []
     return folder, Seen(folder.parent)
 
 
@@ -127,14 +84,16 @@ def test_child(whole: tuple[Path, Seen]) -> None:
     assert (child.data.tags["seed"], child.data.tags["attempt"], child.data.tags["status"]) == ("1337", "1", "finished")
     assert child.data.tags["hardware"] == "8 x NVIDIA H100 80GB HBM3"
     assert child.data.metrics["bpb/mixture"] == CANDIDATE[1]
-    assert seen.files("seed 1337") == {"log.jsonl", "model.golf", "train_gpt.py", "result.json", "audit.json"}
+    assert seen.files("seed 1337") == {
+        *("log.jsonl", "model.golf", "model", "train_gpt.py", "result.json", "audit.json", "data.json")
+    }
     assert "mlflow-artifacts" in child.info.artifact_uri
 
 
 def test_series(whole: tuple[Path, Seen]) -> None:
     _, seen = whole
     loss = seen.client.get_metric_history(seen.runs["seed 42"].info.run_id, "train/loss")
-    assert [(p.step, p.value) for p in loss] == [(step, 7.0 - step / 1500) for step in range(1, 1501)]
+    assert [(p.step, p.value) for p in loss] == [(step, 7.0 - step / 300) for step in range(1, 301)]
     assert loss[4].timestamp == (T0 + 5) * 1000
     assert seen.points("seed 42", "eval/bpb_mixture") == [(1, 1.25), (2, 1.25), (3, 1.25)]
     assert seen.points("seed 42", "eval/weight_neural") == [(1, 0.9), (2, 0.9), (3, 0.9)]
@@ -144,11 +103,9 @@ def test_series(whole: tuple[Path, Seen]) -> None:
 def test_a_second_copy_sends_nothing(whole: tuple[Path, Seen], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, seen = whole
     before = seen.summary()
-    for name in ("send", "reopen", "complete"):
+    for name in ("send", "reopen", "complete", "begin_calls", "end_calls", "tag", "_send_folder"):
         monkeypatch.setattr(Store, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
-    monkeypatch.setattr(Store, "begin_calls", lambda *_: pytest.fail("described again"))
-    monkeypatch.setattr(Store, "end_calls", lambda *_: pytest.fail("ended again"))
-    assert mirrored(folder) == []
+    assert copied(folder) == []
     assert Seen(folder.parent).summary() == before
 
 
@@ -165,12 +122,12 @@ def test_attempts_are_runs_of_their_own(tmp_path: Path) -> None:
     ledger = begin_run(folder)
     place = begin_seed(folder, ledger, 42)
     add_events(place, steps(3))
-    mirrored(folder, alive=True)
+    copied(folder, alive=True)
     add_events(place, list(steps(6))[3:])
     fail_seed(ledger, 42, 1)
     begin_seed(folder, ledger, 42, attempt=2)
     add_events(place, steps(4))
-    mirrored(folder, alive=True)
+    copied(folder, alive=True)
     seen = Seen(tmp_path)
     assert [point[0] for point in seen.points("seed 42", "train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [point[0] for point in seen.points("seed 42, attempt 2", "train/loss")] == [1, 2, 3, 4]
@@ -179,7 +136,7 @@ def test_attempts_are_runs_of_their_own(tmp_path: Path) -> None:
     assert first.data.tags["error"] == "a rank's process was lost" and first.data.tags["failure"] == "infrastructure"
     result = finish_seed(folder, ledger, 42, 1.1, attempt=2)
     finish_run(folder, ledger, (result,))
-    mirrored(folder)
+    copied(folder)
     seen = Seen(tmp_path)
     assert seen.runs["seed 42, attempt 2"].data.metrics["bpb/mixture"] == 1.1
     assert "bpb/mixture" not in seen.runs["seed 42"].data.metrics
@@ -192,20 +149,20 @@ def test_a_run_that_is_gone_on_with(tmp_path: Path) -> None:
     ledger = begin_run(folder)
     add_events(begin_seed(folder, ledger, 42), steps(3))
     ledger.close()
-    mirrored(folder)
+    copied(folder)
     seen = Seen(tmp_path)
     assert (seen.runs["run"].info.status, seen.runs["seed 42"].info.status) == ("KILLED", "KILLED")
     assert seen.runs["run"].data.tags["verdict"] == "interrupted"
     parent = seen.runs["run"].info.run_id
     ledger = begin_run(folder)
     add_events(begin_seed(folder, ledger, 42, attempt=2), steps(5))
-    mirrored(folder, alive=True)
+    copied(folder, alive=True)
     seen = Seen(tmp_path)
     assert (seen.runs["run"].info.run_id, seen.runs["run"].info.status) == (parent, "RUNNING")
     assert seen.runs["run"].data.tags["verdict"] == "running"
     assert (seen.runs["seed 42"].info.status, seen.runs["seed 42, attempt 2"].info.status) == ("KILLED", "RUNNING")
     finish_run(folder, ledger, (finish_seed(folder, ledger, 42, 1.1, attempt=2),))
-    mirrored(folder)
+    copied(folder)
     assert Seen(tmp_path).runs["run"].info.status == "FINISHED"
 
 
@@ -214,14 +171,14 @@ def test_secrets_stay_away(tmp_path: Path) -> None:
     ledger = begin_run(folder, baseline__name="from s3cr3t-value-1234")
     fail_seed(ledger, 42, 1)
     ledger.close()
-    mirrored(folder, Redactor.from_environment({"HUB_TOKEN": "s3cr3t-value-1234"}))
+    copied(folder, redactor=Redactor.from_environment({"HUB_TOKEN": "s3cr3t-value-1234"}))
     run = Seen(tmp_path).runs["run"]
     assert run.data.params["baseline.name"] == "from [redacted HUB_TOKEN]"
     assert b"s3cr3t" not in (tmp_path / "mlflow.db").read_bytes()
     assert not [p for p in (tmp_path / "mlflow-artifacts").rglob("*") if p.is_file() and b"s3cr3t" in p.read_bytes()]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_cut_short_anywhere_it_ends_the_same(
     data: st.DataObject, small: tuple[Path, Seen], tmp_path_factory: pytest.TempPathFactory
@@ -229,40 +186,11 @@ def test_cut_short_anywhere_it_ends_the_same(
     """MLflow breaks at any call, before or after it took what it was given; the next copier ends the work."""
     folder, seen = small
     place = tmp_path_factory.mktemp("store")
-    for broken in data.draw(st.lists(st.tuples(st.integers(0, 22), st.booleans()), max_size=4)):
-        store = Store(default_uri(place), EXPERIMENT)
-        with _breaking(store, *broken):
-            copier = Mirror(folder, store, PLAIN, lambda _: None)
-            try:
-                copier.run(alive=False)
-            except OutageError:
-                continue
-    Mirror(folder, Store(default_uri(place), EXPERIMENT), PLAIN, pytest.fail).run(alive=False)
+    for broken in data.draw(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=4)):
+        with breaking(*broken), contextlib.suppress(OutageError):
+            copied(folder, place)
+    assert copied(folder, place) == []
     assert Seen(place).summary() == seen.summary()
-
-
-@contextmanager
-def _breaking(store: Store, at: int, late: bool) -> Iterator[None]:
-    """All calls of MLflow fail from the one with number `at` on; `late`: that one is obeyed first."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    count = [0]
-    names = ("create_experiment", "create_run", "log_batch", "log_artifact", "log_text", "set_terminated", "set_tag")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            real = getattr(MlflowClient, name)
-
-            def flaky(self: Any, *given: Any, real: Any = real, **named: Any) -> Any:
-                count[0] += 1
-                if count[0] - 1 == at and late:
-                    real(self, *given, **named)
-                if count[0] - 1 >= at:
-                    raise MlflowException("bad gateway")
-                return real(self, *given, **named)
-
-            patch.setattr(MlflowClient, name, flaky)
-        yield
 
 
 def test_one_call_is_refused_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,10 +210,10 @@ def test_one_call_is_refused_and_the_rest_is_written(tmp_path: Path, monkeypatch
         said: list[str] = []
         with pytest.raises(RunError, match="refused 1 of the run's items"):
             sync(folder, None, PLAIN, said.append)
-        assert mirrored(folder) == ["MLflow failed on the file audit.json (disk is full)"]
+        assert copied(folder) == ["MLflow failed on the file audit.json (disk is full)"]
     seen = Seen(tmp_path)
     assert seen.runs["seed 42"].info.status == "FINISHED" and "audit.json" not in seen.files("seed 42")
-    assert mirrored(folder) == []
+    assert copied(folder) == []
     assert "audit.json" in Seen(tmp_path).files("seed 42")
 
 
@@ -302,7 +230,7 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     with (place / "log.jsonl").open("ab") as log:
         log.write(b'{"time": 3, "kind": "trai')  # torn
     ledger.close()
-    assert mirrored(folder) == []
+    assert copied(folder) == []
     assert [point[0] for point in Seen(tmp_path).points("seed 42", "train/loss")] == [1, 2, 3]
 
 
@@ -345,7 +273,9 @@ def test_a_run_is_copied_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert {run.info.status for run in seen.runs.values()} == {"FINISHED"}
 
 
-@pytest.mark.parametrize("answer", [None, fails, refuses, hangs, talks_nonsense])
+@pytest.mark.parametrize(
+    "answer", [None, fails, hangs, *(pytest.param(how, marks=pytest.mark.slow) for how in (refuses, talks_nonsense))]
+)
 def test_a_server_that_does_not_work(answer: Callable[..., None] | None, tmp_path: Path) -> None:
     """The end is not held up; one sentence, without the password; and all is sent when MLflow is back."""
     folder = tmp_path / "run"
@@ -401,7 +331,7 @@ def test_a_store_that_forgets_is_written_anew(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ledger = begin_run(folder)
     add_events(begin_seed(folder, ledger, 42), steps(5))
-    copier = Mirror(folder, store_for(folder), PLAIN, pytest.fail)
+    copier = Mirror(folder, Store(default_uri(tmp_path), EXPERIMENT), PLAIN, pytest.fail)
     copier.run(alive=True)
     before = Seen(tmp_path)
     for run in before.runs.values():
@@ -450,7 +380,7 @@ def test_batches_are_of_a_size_that_mlflow_takes(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(
         Store, "send", lambda self, run, points, sent: (sizes.append(len(points)), real(self, run, points, sent))
     )
-    mirrored(folder)
+    copied(folder)
     assert max(sizes) <= 900 and sum(sizes) == 700 * 4 + 1 + 3 * 5
     assert len(Seen(tmp_path).points("seed 42", "train/loss")) == 700
 
@@ -463,7 +393,7 @@ def test_long_values_and_odd_names(tmp_path: Path) -> None:
     ledger = begin_run(folder, overrides={}, baseline__name="x" * 150)
     ledger.close()
     job = json.loads((folder / "job.json").read_text())
-    assert mirrored(folder) == []
+    assert copied(folder) == []
     run = Seen(tmp_path).runs["run"]
     assert run.data.params["name"] == job["name"]
     assert all(len(value) <= MAX_PARAM_CHARS for value in run.data.params.values())

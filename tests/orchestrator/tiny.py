@@ -44,7 +44,7 @@ def write_job(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def golf(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def golf(*arguments: str, timeout: float = 550, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `golf` in a process of its own, apart from any cluster of this machine."""
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
     command = [sys.executable, "-m", "orchestrator", *arguments]
