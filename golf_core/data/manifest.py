@@ -70,8 +70,8 @@ def load_manifest(folder: Path) -> Manifest:
         # Joined to a folder, such a name would leave it.
         if name in ("", ".", "..") or "/" in name or "\0" in name or not name.isprintable():
             raise DataError(
-                f"{folder / MANIFEST}: '{records.printable(name)}' is not the name of a file in its folder; "
-                "the manifest is damaged, so export the data again"
+                f"{folder / MANIFEST}: '{records.printable(name, records.LONGEST)}' is not the name of a file in its "
+                "folder; the manifest is damaged, so export the data again"
             )
     return manifest
 

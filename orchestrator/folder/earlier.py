@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
-from golf_core.records import nearest
+from golf_core.records import nearest, printable
 from orchestrator.folder.layout import ARTIFACT, RESULT
 from orchestrator.folder.results import SeedResult
-from orchestrator.job.document import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
+from orchestrator.job.document import MAX_FILE_BYTES, all_of, shown, size_fault, unplain
 from orchestrator.job.load import Job
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name the folder of a run") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a JSON file ({printable(str(error))})") from None
+        raise ConfigError(f"{path}: not a JSON file ({printable(error)})") from None
     return changed_job(values, changes, where=str(path))
 
 
@@ -61,7 +61,7 @@ def changed_job(values: Mapping[str, Any], changes: Mapping[str, Any], where: st
         lines = [line if changes or line.startswith(where) else f"{where}: {line}" for line in str(error).split("\n")]
         raise ConfigError("\n".join(map(printable, lines))) from None
     except (ArithmeticError, ValueError) as error:
-        raise ConfigError(f"{where}: holds a value that cannot be ({printable(str(error))})") from None
+        raise ConfigError(f"{where}: holds a value that cannot be ({printable(error)})") from None
 
 
 def _check_plain(values: Any, where: str) -> None:

@@ -20,11 +20,10 @@ from typing import Any
 from golf_core import records
 from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from golf_core.records import to_dict
+from golf_core.records import printable, to_dict
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.results import SeedResult
-from orchestrator.job.document import printable
 
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 
@@ -202,5 +201,5 @@ def _result(stage: str, values: Any, seed: int, other: SeedResult | None, notes:
     try:
         return records.from_dict(STAGES[stage], values, where=f"{stage} of seed {seed} in the ledger")
     except ConfigError as error:
-        notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(str(error))}")
+        notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(error)}")
         return None

@@ -17,6 +17,7 @@ import yaml
 
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
+from golf_core.records import printable
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -237,14 +238,6 @@ def inside(field: str, name: str) -> str:
 def all_of(mistakes: Iterable[tuple[object, str, str]]) -> ConfigError:
     """One error for many: a line "source: field: sentence" each."""
     return ConfigError("\n".join(printable(f"{source}: {field}: {text}") for source, field, text in mistakes))
-
-
-def printable(text: str) -> str:
-    """`text` on one line.
-
-    Names come from the file: a line break or a terminal's control code in one is shown, not obeyed.
-    """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from dashboards.charts import Figure, Line, Table, line_chart
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.sections.parts import SCORERS, Block, Section, figure, html, paragraph, seed_colour
 from golf_core.breakdown import Breakdown, Excerpt, Group
-from orchestrator.job.document import printable
+from golf_core.records import printable
 
 LEVELS = 8
 """Shades of a token, in bits above or below none."""
