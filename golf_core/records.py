@@ -30,7 +30,12 @@ LONGEST = 60
 
 
 def to_dict(record: Any) -> Any:
-    """A dataclass (nested, with tuples and mappings) as JSON-ready values; non-finite floats become null."""
+    """A dataclass (nested, with tuples and mappings) as JSON-ready values; non-finite floats become null.
+
+    What has a `to_dict` of its own, and a `from_dict` to match, is written and read by them.
+    """
+    if hasattr(record, "to_dict"):
+        return record.to_dict()
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {f.name: to_dict(getattr(record, f.name)) for f in dataclasses.fields(record)}
     if isinstance(record, Mapping):
@@ -129,6 +134,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {str(key): _convert(args[1], item, _join(where, printable(key, LONGEST))) for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
+    if hasattr(hint, "from_dict"):
+        return hint.from_dict(value, where)
     if hint is Any:
         return value
     return _scalar(hint, value, where)

@@ -24,7 +24,6 @@ _STYLES = {"claim": "bold green", "no claim": "bold red", "too few seeds": "bold
 
 def claim_table(result: RunResult) -> Group:
     """Everything that a reader needs to believe or doubt the verdict, and the verdict last."""
-    job = Job.from_dict(result.job)
     parts: list[RenderableType] = [
         _heading(f"{result.name}: bits per byte of each seed"),
         _scores(result),
@@ -33,11 +32,11 @@ def claim_table(result: RunResult) -> Group:
             "dim",
         ),
         _heading("Cost of each seed"),
-        _cost(result, job),
+        _cost(result),
         *(_item(f"weights of seed {s.seed}", s.export.summary) for s in result.seeds if s.export),
         *(Text(f"seed {seed.seed} failed: {seed.error}", "red") for seed in result.seeds if seed.status == "failed"),
         _heading("Means over the seeds, and the baseline"),
-        _means(result.claim, job),
+        _means(result.claim, result.job),
         *((Text(""), _tests(result.claim.tests)) if result.claim.tests else ()),
         _heading("Conditions of a claim"),
         _conditions(result.claim.conditions),
@@ -80,7 +79,7 @@ def _scores(result: RunResult) -> Table:
     return _by_seed(result.seeds, columns, summarized=True)
 
 
-def _cost(result: RunResult, job: Job) -> Table:
+def _cost(result: RunResult) -> Table:
     columns: list[tuple[str, int, Figure]] = [
         ("weight\nbytes", 0, lambda s: s.export.weight_bytes if s.export else None),
         ("code\nbytes", 0, lambda s: s.export.code_bytes if s.export else None),
@@ -92,7 +91,7 @@ def _cost(result: RunResult, job: Job) -> Table:
         ("eval\ns", 1, lambda s: s.evaluate.seconds if s.evaluate else None),
     ]
     table = _by_seed(result.seeds, columns, summarized=False)
-    budgets = job.budgets
+    budgets = result.job.budgets
     limits = [
         "",
         "",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
+from orchestrator.job.load import Job
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,7 @@ class RunResult:
 
     name: str
     run_id: str
-    job: Mapping[str, Any]
-    """The resolved job, as `Job.to_dict` gives it."""
+    job: Job
     provenance: Mapping[str, str]
     seeds: tuple[SeedResult, ...]
     claim: Claim

@@ -148,7 +148,9 @@ def test_each_budget_out_of_reach_is_named(
 
 def test_weights_that_may_not_be_fitted_are_a_warning(record: Job) -> None:
     config = replace(record.config, artifact=replace(record.config.artifact, requantize=False))
-    findings = judge_dry_run(replace(record, config=config), replace(GOOD, weight_bytes_projected=17_000_000))
+    findings = judge_dry_run(
+        record.model_copy(update={"config": config}), replace(GOOD, weight_bytes_projected=17_000_000)
+    )
     assert [finding.level for finding in findings].count("warning") == 1
 
 
