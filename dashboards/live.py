@@ -21,12 +21,12 @@ from golf_core.events import Event
 from golf_core.files import open_plain
 from golf_core.progress import describe
 from golf_core.results import EvalResult
+from golf_core.strict_json import printable
 from orchestrator.claim.judge import judge, out_of_reach
 from orchestrator.folder.layout import LEDGER, RESULT
 from orchestrator.folder.ledger import in_use
 from orchestrator.folder.results import Claim, SeedResult
 from orchestrator.folder.view import AttemptView, RunView, view_of
-from orchestrator.job.document import printable
 
 RunStatus = Literal["running", "finished", "stopped", "interrupted"]
 SeedStatus = Literal["queued", "starting", "running", "finished", "failed", "interrupted"]

@@ -28,9 +28,9 @@ from golf_core.errors import ConfigError, GolfError
 from golf_core.events import Event
 from golf_core.files import open_plain
 from golf_core.progress import describe, duration
+from golf_core.strict_json import printable
 from orchestrator.folder.results import Summary
 from orchestrator.folder.view import AttemptView
-from orchestrator.job.document import printable
 
 LOOK_EVERY_S = 0.5
 INTERRUPTED = 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from golf_core.errors import ConfigError
@@ -370,7 +370,7 @@ def override(config: GolfConfig, changes: Mapping[str, Any], where: str = "") ->
     Raises `ConfigError` with the field's path for an unknown name or a value of another type.
     """
     values = to_dict(config)
-    for path, value in _leaves(changes):
+    for path, value in leaves(changes):
         node, parents = values, path.split(".")
         for depth, name in enumerate(parents[:-1]):
             if not isinstance(node.get(name), dict):
@@ -387,16 +387,12 @@ def override(config: GolfConfig, changes: Mapping[str, Any], where: str = "") ->
         raise ConfigError(f"{where}{error}") from None
 
 
-def with_clock(config: GolfConfig, seconds: float | None) -> GolfConfig:
-    """A copy of `config` whose training clock is `seconds` (None: no clock)."""
-    return replace(config, train=replace(config.train, wallclock_seconds=seconds))
-
-
-def _leaves(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as dotted names and values; an empty mapping is a value."""
     found: list[tuple[str, Any]] = []
     for name, value in changes.items():
         if isinstance(value, Mapping) and value:
-            found += _leaves(value, f"{prefix}{name}.")
+            found += leaves(value, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", value))
     return found

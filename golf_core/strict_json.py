@@ -25,10 +25,17 @@ R = TypeVar("R")
 MAX_JSON = 16 * 1024 * 1024
 """Bytes of a file. Real ones have less than a megabyte; as values in memory, JSON takes up to 25 times its bytes."""
 MAX_INT = 2**63 - 1
+LONGEST = 60
+"""Characters of a name or value in a sentence."""
 
 
 def to_dict(record: Any) -> Any:
-    """A dataclass (nested, with tuples and mappings) as JSON-ready values; non-finite floats become null."""
+    """A dataclass (nested, with tuples and mappings) as JSON-ready values; non-finite floats become null.
+
+    What has a `to_dict` of its own, and a `from_dict` to match, is written and read by them.
+    """
+    if hasattr(record, "to_dict"):
+        return record.to_dict()
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {f.name: to_dict(getattr(record, f.name)) for f in dataclasses.fields(record)}
     if isinstance(record, Mapping):
@@ -49,7 +56,9 @@ def from_dict(cls: type[R], values: Any, where: str = "") -> R:
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in fields:
-            raise ConfigError(f"{_join(where, printable(name))}: no such field{nearest(printable(name), fields)}")
+            raise ConfigError(
+                f"{_join(where, printable(name, LONGEST))}: no such field{nearest(printable(name, LONGEST), fields)}"
+            )
     given = {}
     for name, field in fields.items():
         if name in values:
@@ -85,11 +94,14 @@ def parse(text: bytes) -> Any:
         raise ValueError("too deeply nested") from None
 
 
-def printable(value: Any, most: int = 60) -> str:
-    """`value` as text for a sentence: on one line, and cut where it is long."""
+def printable(value: Any, most: int | None = None) -> str:
+    """`value` as text on one line, cut to `most` characters.
+
+    It comes from a file: a line break or a terminal's control code in it is shown, not obeyed.
+    """
     text = value if isinstance(value, str) else str(value) if isinstance(value, Exception) else _shown(value)
-    text = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join(c if c.isprintable() else "?" for c in text)
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: None if most is None else most + 1])
+    return text if most is None or len(text) <= most else text[: most - 3] + "..."
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
@@ -119,9 +131,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping) or getattr(origin, "__name__", "") == "Mapping":
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: expected a mapping, got {_shown(value)}")
-        return {str(key): _convert(args[1], item, _join(where, printable(key))) for key, item in value.items()}
+        return {str(key): _convert(args[1], item, _join(where, printable(key, LONGEST))) for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
+    if hasattr(hint, "from_dict"):
+        return hint.from_dict(value, where)
     if hint is Any:
         return value
     return _scalar(hint, value, where)
@@ -149,8 +163,8 @@ def _not_finite(name: str) -> Any:
 
 def _shown(value: Any) -> str:
     limited = reprlib.Repr()  # a deep value has a short text too
-    limited.maxstring = limited.maxother = limited.maxlong = 60
-    return printable(limited.repr(value))
+    limited.maxstring = limited.maxother = limited.maxlong = LONGEST
+    return printable(limited.repr(value), LONGEST)
 
 
 def _join(where: str, name: str) -> str:

@@ -246,14 +246,9 @@ def schema(
     ] = False,
 ) -> None:
     """Print the JSON Schema of job files, which gives editors completion and checks."""
-    if markdown:
-        from orchestrator.job.reference import job_reference
+    from orchestrator.job.schema import job_reference, job_schema
 
-        typer.echo(job_reference(), nl=False)
-        return
-    from orchestrator.job.schema import job_schema
-
-    typer.echo(json.dumps(job_schema(), indent=2))
+    typer.echo(job_reference() if markdown else json.dumps(job_schema(), indent=2) + "\n", nl=False)
 
 
 app.command(name="audit")(audit_command)

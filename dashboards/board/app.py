@@ -24,7 +24,7 @@ from dashboards.board.mlflow_look import MlflowLook
 from dashboards.board.registry import Damaged, Registry
 from dashboards.board.view import RunRow, as_json, run_page, run_row, runs_page
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from orchestrator.job.document import printable
+from golf_core.strict_json import printable
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

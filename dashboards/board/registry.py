@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dashboards.live import RunState, RunWatcher, find_runs
 from golf_core.errors import GolfError
+from golf_core.strict_json import printable
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.view import RunView
-from orchestrator.job.document import printable
 
 FRESH_S = 0.5
 """A look this young is good enough for whoever asks next."""

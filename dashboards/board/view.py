@@ -16,10 +16,9 @@ from dashboards.board.registry import Damaged, Run
 from dashboards.charts import Figure, Line, Rule, line_chart
 from dashboards.live import MOST, Phase, RunState, SeedState
 from golf_core.progress import duration
-from golf_core.strict_json import to_dict
+from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
 from orchestrator.folder.view import RunView
-from orchestrator.job.document import printable
 
 SKIP = 0.03
 DASH = "–"

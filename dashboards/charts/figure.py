@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from orchestrator.job.document import printable
+from golf_core.strict_json import printable
 
 PLAIN_IN_URL = " ,.-+:/()'*"
 """Characters of a CSV file that a data address takes as they are."""

@@ -226,7 +226,7 @@ def _budgets(a: RunData, b: RunData) -> Section:
 
 
 def _differences(a: RunData, b: RunData) -> Section:
-    one, other = dict(flat(a.result.job)), dict(flat(b.result.job))
+    one, other = dict(flat(a.job.to_dict())), dict(flat(b.job.to_dict()))
     names = [n for n in dict.fromkeys([*one, *other]) if one.get(n) != other.get(n)]
     rows = [[words(n), words(str(one.get(n, "–"))), words(str(other.get(n, "–")))] for n in names]
     where = a.result.provenance, b.result.provenance

@@ -69,11 +69,15 @@ class RunData:
 
     folder: Path
     result: RunResult
-    job: Job
     seeds: tuple[SeedData, ...]
     attempts: tuple[AttemptView, ...]
     missing: tuple[str, ...]
     """What could not be read, in sentences."""
+
+    @property
+    def job(self) -> Job:
+        """What was asked of it."""
+        return self.result.job
 
     @property
     def evaluated(self) -> list[SeedData]:
@@ -99,7 +103,7 @@ def read_run(folder: Path) -> RunData:
         attempts = ()
         missing.append(f"attempts: {error}")
     seeds = tuple(_seed(folder / f"seed-{seed.seed}", seed, missing) for seed in result.seeds)
-    return RunData(folder, result, Job.from_dict(result.job), seeds, attempts, tuple(missing))
+    return RunData(folder, result, seeds, attempts, tuple(missing))
 
 
 def _seed(folder: Path, result: SeedResult, missing: list[str]) -> SeedData:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from golf_core.errors import ArtifactError
-from golf_core.strict_json import printable
+from golf_core.strict_json import LONGEST, printable
 
 MAX_MEMBERS = 16_384
 MAX_PICKLE = 8 * 1024 * 1024
@@ -70,7 +70,9 @@ def _checked(data: bytes) -> io.BytesIO:
             total += member.file_size
             name = member.filename
             if member.compress_type != zipfile.ZIP_STORED or total > len(data) or name in target.NameToInfo:
-                raise ValueError(f"its part {printable(name)} is compressed, larger than the file, or there twice")
+                raise ValueError(
+                    f"its part {printable(name, LONGEST)} is compressed, larger than the file, or there twice"
+                )
             content = archive.read(member)
             if name.endswith("data.pkl"):
                 _check_pickle(content)
@@ -84,4 +86,4 @@ def _check_pickle(content: bytes) -> None:
         raise ValueError("its description of the tensors is too long")
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and argument not in CALLED:
-            raise ValueError(f"it asks to run {printable(argument)}")
+            raise ValueError(f"it asks to run {printable(argument, LONGEST)}")

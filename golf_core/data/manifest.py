@@ -69,9 +69,10 @@ def load_manifest(folder: Path) -> Manifest:
     for name in (manifest.tokenizer, *(shard.file for shard in manifest.shards)):
         # Joined to a folder, such a name would leave it.
         if name in ("", ".", "..") or "/" in name or "\0" in name or not name.isprintable():
+            shown = strict_json.printable(name, strict_json.LONGEST)
             raise DataError(
-                f"{folder / MANIFEST}: '{strict_json.printable(name)}' is not the name of a file in its folder; "
-                "the manifest is damaged, so export the data again"
+                f"{folder / MANIFEST}: '{shown}' is not the name of a file in its folder; the manifest is "
+                "damaged, so export the data again"
             )
     return manifest
 

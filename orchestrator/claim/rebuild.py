@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from golf_core import strict_json
 from golf_core.errors import GolfError
@@ -13,14 +12,10 @@ from golf_core.files import MAX_RECORD_BYTES
 from orchestrator.claim.judge import judge
 from orchestrator.folder.layout import RESULT
 from orchestrator.folder.ledger import Entry, Ledger, figures_in, read_ledger, without_history
-from orchestrator.folder.redaction import Redactor, redacted
+from orchestrator.folder.redaction import Redactor, save_redacted
 from orchestrator.folder.results import RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import attempts_of
 from orchestrator.folder.view import RunView, view_of
-from orchestrator.job.load import Job
-
-if TYPE_CHECKING:
-    pass
 
 
 def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
@@ -39,8 +34,8 @@ def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
         for seed in seeds:
             place = folder / f"seed-{seed.seed}"
             if place.is_dir():
-                strict_json.save(redacted(seed, redactor, place / RESULT), place / RESULT)
-        strict_json.save(redacted(result, redactor, folder / RESULT), folder / RESULT)
+                save_redacted(seed, redactor, place / RESULT)
+        save_redacted(result, redactor, folder / RESULT)
     finally:
         ledger.close()
     return result, notes
@@ -54,7 +49,7 @@ def _result(view: RunView, seeds: tuple[SeedResult, ...]) -> RunResult:
     return RunResult(
         name=view.job.name,
         run_id=view.folder.name,
-        job=view.job.to_dict(),
+        job=view.job,
         provenance=provenance,
         seeds=seeds,
         claim=judge(view.job, seeds),
@@ -104,4 +99,4 @@ def _before(path: Path) -> tuple[SeedResult | None, str]:
 def judged_anew(folder: Path) -> RunResult:
     """The result of a finished run, with the claim computed again from its job and its seeds' results."""
     result = strict_json.load(RunResult, folder / RESULT, MAX_RECORD_BYTES)
-    return replace(result, claim=judge(Job.from_dict(result.job, where=str(folder / RESULT)), result.seeds))
+    return replace(result, claim=judge(result.job, result.seeds))

@@ -23,7 +23,6 @@ _STYLES = {"claim": "bold green", "no claim": "bold red", "too few seeds": "bold
 
 def claim_table(result: RunResult) -> Group:
     """Everything that a reader needs to believe or doubt the verdict, and the verdict last."""
-    job = Job.from_dict(result.job)
     parts: list[RenderableType] = [
         _heading(f"{result.name}: bits per byte of each seed"),
         _scores(result),
@@ -32,11 +31,11 @@ def claim_table(result: RunResult) -> Group:
             "dim",
         ),
         _heading("Cost of each seed"),
-        _cost(result, job),
+        _cost(result),
         *(_item(f"weights of seed {s.seed}", s.export.summary) for s in result.seeds if s.export),
         *(Text(f"seed {seed.seed} failed: {seed.error}", "red") for seed in result.seeds if seed.status == "failed"),
         _heading("Means over the seeds, and the baseline"),
-        _means(result.claim, job),
+        _means(result.claim, result.job),
         *((Text(""), _tests(result.claim.tests)) if result.claim.tests else ()),
         _heading("Conditions of a claim"),
         _conditions(result.claim.conditions),
@@ -77,13 +76,13 @@ def _scores(result: RunResult) -> Table:
     return table
 
 
-def _cost(result: RunResult, job: Job) -> Table:
-    columns = columns_in("cost")
+def _cost(result: RunResult) -> Table:
+    columns, budgets = columns_in("cost"), result.job.budgets
     table = _by_seed(columns)
     for seed in result.seeds:
         table.add_row(str(seed.seed), *(column.text(seed) for column in columns))
     table.add_section()
-    limits = [f"{column.limit(job.budgets):,.10g}" if column.limit else "" for column in columns]
+    limits = [f"{column.limit(budgets):,.10g}" if column.limit else "" for column in columns]
     table.add_row("limit", *limits, style="dim")
     return table
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from golf_core.errors import DataError, GolfError, LostError, RunError
+from golf_core.strict_json import printable
 from orchestrator.job.sections import HUB, Fetch
 
 R = TypeVar("R")
@@ -237,10 +238,10 @@ class Hub:
         if isinstance(error, errors.HfHubHTTPError):
             return self._explain_status(error, repo, path)
         if isinstance(error, (errors.HTTPError, TimeoutError, ConnectionError)):
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             return HubError(
-                f"{self.endpoint} cannot be reached ({_plain(reason[0])}); check the network, or name a mirror with "
-                f"--endpoint; {KEPT}"
+                f"{self.endpoint} cannot be reached ({printable(lines[0], 200)}); check the network, or name a "
+                f"mirror with --endpoint; {KEPT}"
             )
         if isinstance(error, OSError):
             return disk_error(error, path)
@@ -307,7 +308,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)[:200]

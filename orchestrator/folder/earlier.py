@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
-from golf_core.strict_json import nearest
-from orchestrator.folder.layout import ARTIFACT, RESULT
-from orchestrator.folder.results import SeedResult
-from orchestrator.job.document import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
-from orchestrator.job.load import Job
-
-if TYPE_CHECKING:
-    pass
-from dataclasses import dataclass
-
 from golf_core.results import ExportResult, TrainResult
-from orchestrator.folder.layout import JOB
+from golf_core.strict_json import nearest, printable
+from orchestrator.folder.layout import ARTIFACT, JOB, RESULT
+from orchestrator.folder.results import SeedResult
+from orchestrator.job.document import MAX_FILE_BYTES
+from orchestrator.job.load import Job
 
 
 def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
@@ -39,39 +33,25 @@ def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name the folder of a run") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a JSON file ({printable(str(error))})") from None
+        raise ConfigError(f"{path}: not a JSON file ({printable(error)})") from None
     return changed_job(values, changes, where=str(path))
 
 
-def changed_job(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Job:
-    """The job that `Job.to_dict` wrote as `values`, with fields replaced as in `job_of_run`."""
-    _check_plain(values, where)
-    values = copy.deepcopy(dict(values))
-    for name, value in changes.items():
-        node: Any = values
-        parents = name.split(".")
-        for parent in parents[:-1]:
+def changed_job(values: Any, changes: Mapping[str, Any], where: str) -> Job:
+    """The job that `Job.to_dict` wrote as `values`, in which fields are replaced as in `job_of_run`."""
+    for name, value in changes.items() if isinstance(values, dict) else ():
+        node = values
+        *parents, last = name.split(".")
+        for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or parents[-1] not in node:
-            raise ConfigError(f"--set {name}: the job has no such field{nearest(name, values)}")
-        node[parents[-1]] = value
+        if not isinstance(node, dict) or last not in node:
+            raise ConfigError(printable(f"--set {name}: the job has no such field{nearest(name, values)}"))
+        node[last] = value
     try:
         return Job.from_dict(values, where=where)
-    except ConfigError as error:  # names in it are the file's: a line break or a control code is shown, not obeyed
+    except ConfigError as error:
         lines = [line if changes or line.startswith(where) else f"{where}: {line}" for line in str(error).split("\n")]
         raise ConfigError("\n".join(map(printable, lines))) from None
-    except (ArithmeticError, ValueError) as error:
-        raise ConfigError(f"{where}: holds a value that cannot be ({printable(str(error))})") from None
-
-
-def _check_plain(values: Any, where: str) -> None:
-    """Raise `ConfigError` for what no job can hold, before anything is made of it."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a mapping of fields, got {printable(shown(values))}")
-    if fault := size_fault(values):
-        raise ConfigError(f"{where}: {fault}")
-    if mistakes := list(unplain(values)):
-        raise all_of((where, *mistake) for mistake in mistakes)
 
 
 def earlier_seed(folder: Path, seed: int) -> EarlierSeed:

@@ -21,10 +21,9 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import EvalResult
-from golf_core.strict_json import to_dict
+from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.results import MAKING, STAGES, SeedResult
-from orchestrator.job.document import printable
 
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 
@@ -195,5 +194,5 @@ def _result(stage: str, values: Any, seed: int, other: SeedResult | None, notes:
     try:
         return strict_json.from_dict(STAGES[stage].result, values, where=f"{stage} of seed {seed} in the ledger")
     except ConfigError as error:
-        notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(str(error))}")
+        notes.append(f"seed {seed}: the figures of its {stage} are lost: {printable(error)}")
         return None

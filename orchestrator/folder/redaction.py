@@ -198,6 +198,11 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def save_redacted(record: Any, redactor: Redactor, path: Path) -> None:
+    """Write a result to `path` as `strict_json.save` does, without secrets in its texts."""
+    strict_json.save(redactor.redact_value(strict_json.to_dict(record)), path)
+
+
 def redacted(record: R, redactor: Redactor, where: Path) -> R:
     """A result or data record without secrets in its texts; `where` it was read from, for messages."""
     return strict_json.from_dict(type(record), redactor.redact_value(strict_json.to_dict(record)), where=str(where))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, CHECKPOINT, PROGRAM, READABLE, SNAPSHOT
@@ -120,8 +120,7 @@ class RunResult:
 
     name: str
     run_id: str
-    job: Mapping[str, Any]
-    """The resolved job, as `Job.to_dict` gives it."""
+    job: Job
     provenance: Mapping[str, str]
     seeds: tuple[SeedResult, ...]
     claim: Claim

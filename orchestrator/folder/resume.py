@@ -11,6 +11,7 @@ from pathlib import Path
 from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
 from golf_core.files import sha256, write_bytes
+from golf_core.strict_json import printable
 from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import (
     LEDGER,
@@ -20,7 +21,6 @@ from orchestrator.folder.layout import (
 from orchestrator.folder.ledger import Entry, figures_in, read_ledger
 from orchestrator.folder.results import STAGES, Attempt, SeedResult, waiting_result
 from orchestrator.folder.seed_log import read_events
-from orchestrator.job.document import printable
 from orchestrator.job.load import Job
 
 
@@ -98,7 +98,7 @@ def _recorded(path: Path, seed: int, entries: Sequence[Entry], notes: list[str])
     except GolfError as error:
         found = figures_in(entries, seed, None, notes)
         if found:
-            notes.append(f"seed {seed}: its figures are taken from the ledger: {printable(str(error))}")
+            notes.append(f"seed {seed}: its figures are taken from the ledger: {printable(error)}")
         return replace(waiting_result(seed), error="interrupted", **found)
     if result.seed != seed:
         raise ConfigError(f"{path}: is of seed {result.seed}, in the folder of seed {seed}; put it where it belongs")

@@ -13,8 +13,8 @@ from golf_core.events import Event
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.plain_log import config_lines, event_line, named, result_lines
 from golf_core.results import DataRecord
+from golf_core.strict_json import printable
 from orchestrator.folder.results import SeedResult
-from orchestrator.job.document import printable
 from orchestrator.job.load import Job
 
 

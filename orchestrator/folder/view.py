@@ -13,11 +13,11 @@ from typing import Any
 
 from golf_core.errors import ConfigError
 from golf_core.files import open_plain
+from golf_core.strict_json import printable
 from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import LEDGER, LOG
 from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.provenance import describe_hardware
-from orchestrator.job.document import printable
 from orchestrator.job.load import Job
 
 KEY_DIGITS = 16

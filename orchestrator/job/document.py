@@ -15,8 +15,10 @@ from typing import Any
 
 import yaml
 
+from golf_core.config import leaves
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
+from golf_core.strict_json import printable
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -180,7 +182,7 @@ def apply_changes(document: dict[str, Any], changes: Mapping[str, Any]) -> list[
     overrides = document.get("overrides", {})
     if isinstance(overrides, dict):
         flat: dict[str, Any] = {}
-        for field, value in _leaves(overrides):
+        for field, value in leaves(overrides):
             if field in flat:
                 mistakes.append((f"overrides.{field}", "given twice, nested and dotted; keep one of the two"))
             flat[field] = value
@@ -196,11 +198,12 @@ def _replace(document: dict[str, Any], field: str, value: Any) -> None:
     if group == "overrides" and isinstance(overrides, dict):
         if not rest:
             overrides.clear()
-        leaves = _leaves(value, f"{rest}." if rest else "") if isinstance(value, dict) else [(rest, value)]
-        if not rest and not isinstance(value, dict):
-            document["overrides"] = value
+        if isinstance(value, dict):
+            overrides.update(leaves(value, f"{rest}." if rest else ""))
+        elif rest:
+            overrides[rest] = value
         else:
-            overrides.update(leaves)
+            document["overrides"] = value
         return
     node = document
     *parents, last = field.split(".")
@@ -209,14 +212,6 @@ def _replace(document: dict[str, Any], field: str, value: Any) -> None:
             node[name] = {}  # `data.path=...` replaces `data: sample`
         node = node[name]
     node[last] = value
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 # --- mistakes in words ----------------------------------------------------------------------------
@@ -237,14 +232,6 @@ def inside(field: str, name: str) -> str:
 def all_of(mistakes: Iterable[tuple[object, str, str]]) -> ConfigError:
     """One error for many: a line "source: field: sentence" each."""
     return ConfigError("\n".join(printable(f"{source}: {field}: {text}") for source, field, text in mistakes))
-
-
-def printable(text: str) -> str:
-    """`text` on one line.
-
-    Names come from the file: a line break or a terminal's control code in one is shown, not obeyed.
-    """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def shown(value: Any) -> str:

@@ -1,36 +1,31 @@
-"""The JSON Schema (draft 2020-12) of job files, made from the models that read them: for editors and the reference.
+"""What a job file may say, made from the models that read it: the JSON Schema for editors (draft 2020-12), and the
+reference in Markdown, docs/job.md.
 
-What it refuses, `orchestrator.job.load.load_job` refuses too. The reverse does not hold: what only several fields
-together decide, such as `batch_tokens` that no `seq_len` divides, is said by the reader alone.
+What the schema refuses, `orchestrator.job.load.load_job` refuses too. The reverse does not hold: what only several
+fields together decide, such as `batch_tokens` that no `seq_len` divides, is said by the reader alone.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
 import re
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any
 
-from pydantic import Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
-import golf_core.config
-from golf_core.config import PRESETS, GolfConfig
-from orchestrator.job.load import _JobFile
-from orchestrator.job.sections import DataFiles
+from golf_core.config import PRESETS
+from orchestrator.job.document import inside
+from orchestrator.job.load import Job, JobFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAY_BE_EMPTY = ("overrides", "resources", "budgets", "mlflow")
 """Headings whose lines may all be commented out (`orchestrator.job.document.apply_changes`)."""
 GROUPED = "^[1-9][0-9]{0,2}(_[0-9]{3})+$"
 """Numbers such as 16_000_000, which are text to editors, as they read YAML 1.2."""
-SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
+KEYWORDS = ("anyOf", "enum", "type", "items")
+"""What makes up the type of a value of the configuration."""
 
 Schema = dict[str, Any]
 
@@ -41,7 +36,7 @@ class ConfigField:
 
     path: str
     """Dotted, such as `evaluate.mixer.orders`."""
-    hint: Any
+    kind: Schema
     """Its type."""
     meaning: str
     """The docstring under the field; empty where its name says it all."""
@@ -52,6 +47,16 @@ class ConfigField:
     def name(self) -> str:
         """Within its group."""
         return self.path.rpartition(".")[2]
+
+    @property
+    def schema(self) -> Schema:
+        """With its meaning and its default, or the defaults of the presets in words where they differ."""
+        values = list(self.defaults.values())
+        if all(value == values[0] for value in values):
+            return {**self.kind, **({"description": self.meaning} if self.meaning else {}), "default": values[0]}
+        differing = ", ".join(f"{_plain(value)} ({name})" for name, value in self.defaults.items())
+        meaning = f"{sentence(self.meaning)} " if self.meaning else ""
+        return {**self.kind, "description": f"{meaning}Default: {differing}."}
 
 
 @dataclass(frozen=True)
@@ -67,23 +72,21 @@ class ConfigGroup:
 
 def job_schema() -> Schema:
     """The schema of a job file, as JSON has it."""
-    # The reader decides by hand which kind of `data` is there; here both are shown.
-    data = Literal["sample"] | DataFiles
-    described = Field(description=_JobFile.model_fields["data"].description)
-    shown: Any = create_model("JobFile", __base__=_JobFile, data=(data, described))
-    made = shown.model_json_schema(schema_generator=_Untitled)
-    body = _tidy({key: value for key, value in made.items() if key != "title"})
-    for name, section in body["properties"].items():
+    body = _tidy(JobFile.model_json_schema(schema_generator=_Untitled))
+    properties = {name: body["properties"][name] for name in ("name", "preset", "overrides")} | body["properties"]
+    for name, section in properties.items():
         if "$ref" in section:
-            section["description"] = body["$defs"][section["$ref"].rpartition("/")[2]]["description"]
+            section["description"] = body["$defs"][_target(section)]["description"]
             if name in MAY_BE_EMPTY:
                 section["anyOf"] = [{"$ref": section.pop("$ref")}, {"type": "null"}]
-    preset = body["properties"]["preset"]
+    preset = properties["preset"]
     preset["description"] = f"the configuration to begin with: {preset['description']}"
-    body["properties"]["overrides"] = {
-        "description": f"{body['properties']['overrides']['description']}; names may be nested or dotted",
+    properties["overrides"] = {
+        "description": f"{properties['overrides']['description']}; names may be nested or dotted",
         "anyOf": [{"$ref": "#/$defs/overrides"}, {"type": "null"}],
     }
+    head = {"$schema": DIALECT, "title": "Job file", "description": body.pop("description")}
+    body["properties"] = properties
     _whole_conditions(body)
     body["$defs"] |= {_definition(group.path): _group_schema(group.path) for group in config_groups()}
     for schema in _mappings(body):
@@ -92,17 +95,13 @@ def job_schema() -> Schema:
         if schema.get("type") in ("integer", "number"):
             wanted = "a whole number" if schema["type"] == "integer" else "a number"
             schema |= {"type": [schema["type"], "string"], "pattern": GROUPED, "patternErrorMessage": f"Give {wanted}."}
-    head = {
-        "$schema": DIALECT,
-        "title": "Job file",
-        "description": "What `golf run` takes; docs/job.md says it in full.",
-    }
     return {**head, **body}
 
 
 def config_groups() -> tuple[ConfigGroup, ...]:
     """The groups of the configuration, the whole first, each before the groups within it."""
-    return tuple(_groups(GolfConfig, ""))
+    definitions = _tidy(Job.model_json_schema(schema_generator=_Untitled)["$defs"])
+    return tuple(_groups("", definitions["GolfConfig"], definitions))
 
 
 def sentence(description: str) -> str:
@@ -141,7 +140,7 @@ def _tidy(value: Any) -> Any:
     """The same schema without what says nothing: titles of models, `.0` of whole numbers."""
     if isinstance(value, dict):
         return {key: _tidy(item) for key, item in value.items() if key != "title" or isinstance(item, dict)}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_tidy(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -159,14 +158,13 @@ def _mappings(schema: Any) -> Iterator[Schema]:
 
 def _group_schema(path: str) -> Schema:
     """A mapping with every value and group below `path`, under each dotted name that can stand there."""
-    inside = f"{path}." if path else ""
     properties: Schema = {}
     for group in config_groups():
         place = f"#/$defs/{_definition(group.path)}"
         if group.path == path:
-            properties |= {field.name: field_schema(field) for field in group.fields}
-        elif group.path.startswith(inside):
-            below = group.path.removeprefix(inside)
+            properties |= {field.name: field.schema for field in group.fields}
+        elif group.path.startswith(inside(path, "")):
+            below = group.path.removeprefix(inside(path, ""))
             properties[below] = {"$ref": place, "description": group.meaning}
             properties |= {
                 f"{below}.{field.name}": {"$ref": f"{place}/properties/{field.name}"} for field in group.fields
@@ -174,75 +172,197 @@ def _group_schema(path: str) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+def _groups(path: str, group: Schema, definitions: Schema) -> Iterator[ConfigGroup]:
+    presets = {name: make() for name, make in PRESETS.items()}
+    fields, within = [], []
+    for name, field in group["properties"].items():
+        dotted = inside(path, name)
+        if "$ref" in field:
+            within.append((dotted, definitions[_target(field)]))
+            continue
+        kind = {key: field[key] for key in KEYWORDS if key in field and not (key == "type" and "enum" in field)}
+        meaning = re.sub(r"\bNone\b", "null", " ".join(field.get("description", "").split()))
+        defaults = {preset: _tidy(attrgetter(dotted)(config)) for preset, config in presets.items()}
+        fields.append(ConfigField(dotted, kind, meaning, defaults))
+    yield ConfigGroup(path, " ".join(group["description"].split()), tuple(fields))
+    for dotted, inner in within:
+        yield from _groups(dotted, inner, definitions)
+
+
 def _definition(path: str) -> str:
     return f"overrides.{path}" if path else "overrides"
 
 
-def field_schema(field: ConfigField) -> Schema:
-    """The schema of one value of the configuration."""
-    schema = _typed(field.hint)
-    values = list(field.defaults.values())
-    if all(value == values[0] for value in values):
-        return {**schema, **({"description": field.meaning} if field.meaning else {}), "default": values[0]}
-    differing = ", ".join(f"{_json(value)} ({name})" for name, value in field.defaults.items())
-    meaning = f"{sentence(field.meaning)} " if field.meaning else ""
-    return {**schema, "description": f"{meaning}Default: {differing}."}
+def _target(field: Schema) -> str:
+    """The name of the definition that a schema refers to."""
+    return str(field["$ref"]).rpartition("/")[2]
 
 
-def _typed(hint: Any) -> Schema:
-    """The schema of a type that a configuration may have. Raises `KeyError` for one that is new."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return {
-            "anyOf": [_typed(argument) for argument in arguments if argument is not type(None)] + [{"type": "null"}]
-        }
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin is tuple:
-        return {"type": "array", "items": _typed(arguments[0])}
-    return {"type": SCALARS[hint]}
-
-
-def _groups(cls: type, path: str) -> Iterator[ConfigGroup]:
-    hints, docstrings = typing.get_type_hints(cls), _docstrings()[cls.__name__]
-    presets = {name: make() for name, make in PRESETS.items()}
-    fields, within = [], []
-    for field in dataclasses.fields(cls):
-        name = f"{path}.{field.name}" if path else field.name
-        if dataclasses.is_dataclass(hints[field.name]):
-            within.append((hints[field.name], name))
-            continue
-        defaults = {preset: _value(config, name) for preset, config in presets.items()}
-        fields.append(ConfigField(name, hints[field.name], docstrings.get(field.name, ""), defaults))
-    yield ConfigGroup(path, " ".join((cls.__doc__ or "").split()), tuple(fields))
-    for inner, name in within:
-        yield from _groups(inner, name)
-
-
-def _value(config: GolfConfig, path: str) -> Any:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return _tidy(list(value) if isinstance(value, tuple) else value)
-
-
-def _json(value: Any) -> str:
+def _plain(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@cache
-def _docstrings() -> Mapping[str, Mapping[str, str]]:
-    """The docstring under each field of each class of the configuration, read off the source."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(golf_core.config)).body:
-        if isinstance(node, ast.ClassDef):
-            found[node.name] = {
-                field.target.id: re.sub(r"\bNone\b", "null", " ".join(text.value.value.split()))
-                for field, text in zip(node.body, node.body[1:], strict=False)
-                if isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            }
-    return found
+# --- the reference in Markdown ----------------------------------------------------------------------
+
+TYPE_FIRST = re.compile(r"^A (whole )?number( above 0| from \d+ to \d+| of at least \d+)?, ", re.IGNORECASE)
+NAME = re.compile(r"(?<!['\w])[\w.*/]*(?:\w[_*]|[_*]\w)[\w.*/]*\b")
+"""What Markdown would take for emphasis, such as eval_seconds or *_val_*.bin."""
+VALUE = re.compile(r"(?<![`\w])(null|true|false)\b")
+WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+HEAD = """\
+# The job file
+
+<!-- written by `golf schema --markdown`; a test compares the two -->
+
+A job file is YAML, and says all that a run does. Four fields are enough:
+
+```yaml
+name: mine
+preset: small
+seeds: [42, 1337, 2024]
+data: sample
+```
+
+[write_a_job.md](write_a_job.md) goes through one step by step; [`jobs/smoke.yaml`](../jobs/smoke.yaml) has every
+section. It is read strictly: an unknown field, a field given twice or a value of another type is refused with a
+sentence that names the field and the remedy. A heading `overrides`, `resources`, `budgets` or `mlflow` without lines
+below it means the defaults. `--set FIELD=VALUE` replaces any field by its dotted name.
+
+**In an editor.** [`job.schema.json`](job.schema.json) is the JSON Schema of this page (`golf schema` prints it). With
+the YAML language server (tried: 1.25), which most editors have, this line in a job file gives completion and checks
+while typing:
+
+```yaml
+# yaml-language-server: $schema=../docs/job.schema.json
+```
+"""
+OVERRIDES = """\
+Names are nested or dotted: `train: {iterations: 100}` and `train.iterations: 100` are the same. The columns `record`
+and `small` are the presets' values; an empty cell under `small` means the record's. A field without an explanation has
+the usual name of what it is.
+
+In a job two values follow the budgets unless they are overridden: `artifact.cap_bytes` is `budgets.artifact_bytes`, and
+`train.wallclock_seconds`, where the preset has a clock, is `budgets.train_seconds`.
+"""
+
+
+def job_reference() -> str:
+    """The page, with a line break at its end."""
+    schema = job_schema()
+    parts = [HEAD, _section("", schema, schema)]
+    for path, section in _sections("", schema, schema):
+        title = f"`{path}`"
+        parts.append(f"## {title}\n\n{section['description']}\n\n{_section(path, section, schema)}")
+    parts.append(f"## `overrides`: the configuration\n\n{OVERRIDES}")
+    parts += [_group(group) for group in config_groups() if group.fields]
+    return "\n".join(parts)
+
+
+def _sections(path: str, section: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """The sections below one, with their dotted names, each before those within it."""
+    for name, field in section["properties"].items():
+        inner = _referred(field, schema)
+        if inner is not None and name != "overrides":
+            dotted = inside(path, name)
+            yield dotted, inner
+            yield from _sections(dotted, inner, schema)
+
+
+def _referred(field: Schema, schema: Schema) -> Schema | None:
+    """The section that a field holds, if it holds one."""
+    for option in (field, *field.get("anyOf", ())):
+        if "$ref" in option:
+            found: Schema = schema["$defs"][_target(option)]
+            return found
+    return None
+
+
+def _section(path: str, section: Schema, schema: Schema) -> str:
+    rows = []
+    for name, field in section["properties"].items():
+        if name in section.get("required", ()):
+            default = "required"
+        elif "default" in field:
+            default = _value(field["default"])
+        else:
+            default = ""
+        rows.append((f"`{name}`", _type(field, inside(path, name)), default, _prose(field)))
+    return _table(("field", "type", "default", "meaning"), rows)
+
+
+def _prose(field: Schema) -> str:
+    """A field's description: without the type, which stands beside it, and with names and values set as code."""
+    text = sentence(TYPE_FIRST.sub("", field.get("description", "")))
+    inside = text.split("`")
+    inside[::2] = [NAME.sub(lambda name: f"`{name[0]}`", part) for part in inside[::2]]
+    text = "`".join(inside)
+    return VALUE.sub(r"`\1`", text)
+
+
+def _type(field: Schema, path: str) -> str:
+    """A field's type in words; a section's is a link to it."""
+    options = field.get("anyOf", [field])
+    if path in MAY_BE_EMPTY:
+        options = [option for option in options if option.get("type") != "null"]  # the page says it once
+    return " or ".join(_option(option, path) for option in options)
+
+
+def _option(option: Schema, path: str) -> str:
+    if "$ref" in option:
+        return f"[mapping](#{_anchor(path)})"
+    if "const" in option:
+        return f"`{option['const']}`"
+    if "enum" in option:
+        return " or ".join(f"`{value}`" for value in option["enum"])
+    kind = option["type"][0] if isinstance(option["type"], list) else option["type"]
+    if kind == "array":
+        return f"list of {_plural(_option(option['items'], path))}"
+    return _bounded(WORDS[kind], option)
+
+
+def _bounded(word: str, option: Schema) -> str:
+    low, above, high = (option.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    if above is not None:
+        word = f"{word} above {above}"
+        return word if high is None else f"{word}, at most {high:,}"
+    if low is None:
+        return word
+    return f"{word}, {low} or more" if high is None else f"{word}, {low} to {high:,}"
+
+
+def _plural(word: str) -> str:
+    return re.sub(r"\bnumber\b", "numbers", word)
+
+
+def _anchor(path: str) -> str:
+    """What GitHub makes of a section's heading."""
+    return "overrides-the-configuration" if path == "overrides" else path.replace(".", "")
+
+
+def _group(group: ConfigGroup) -> str:
+    title = f"`{group.path}`" if group.path else "At the top"
+    rows = [_row(field) for field in group.fields]
+    table = _table(("field", "type", "record", "small", "meaning"), rows)
+    meaning = sentence(group.meaning)
+    return f"### {title}\n\n{meaning}\n\n{table}"
+
+
+def _row(field: ConfigField) -> tuple[str, ...]:
+    record, small = field.defaults["record"], field.defaults["small"]
+    return (
+        f"`{field.path}`",
+        _type(field.kind, field.path),
+        _value(record),
+        "" if small == record else _value(small),
+        _prose({"description": field.meaning}),
+    )
+
+
+def _value(value: Any) -> str:
+    large = isinstance(value, int) and value >= 100_000
+    return f"`{value:_}`" if large else f"`{_plain(value)}`"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)

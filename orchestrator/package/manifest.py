@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from golf_core import files, strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.folder.layout import PROGRAM, READABLE
 from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.job.load import Job
 
 RECORD = "record.json"
 README, SUBMISSION, REQUIREMENTS = "README.md", "submission.json", "requirements.txt"
@@ -104,13 +104,13 @@ def without_paths(text: str) -> str:
     return _ABSOLUTE_PATH.sub(lambda found: _name(found.group()), text)
 
 
-def _portable_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    data = job["data"]
-    if isinstance(data, Mapping):
-        places = {name: _relative(str(data[name])) for name in ("path", "tokenizer")}
-        data = {**data, **places}  # where they can be fetched from is nobody's own
+def _portable_job(job: Job) -> Job:
+    data = job.data
+    if data != "sample":  # where they can be fetched from is nobody's own
+        data = data.model_copy(update={"path": _relative(data.path), "tokenizer": _relative(data.tokenizer)})
     # Where results and tracking went is no part of the experiment, and an address may hold a password.
-    return {**job, "data": data, "output": "runs", "mlflow": {**job["mlflow"], "tracking_uri": None}}
+    mlflow = job.mlflow.model_copy(update={"tracking_uri": None})
+    return job.model_copy(update={"data": data, "output": "runs", "mlflow": mlflow})
 
 
 def _portable_seed(seed: SeedResult) -> SeedResult:

@@ -19,7 +19,6 @@ from orchestrator.folder.layout import ARTIFACT, DATA, LOG, PROGRAM, READABLE, R
 from orchestrator.folder.redaction import Redactor, redacted
 from orchestrator.folder.results import RunResult, SeedResult
 from orchestrator.folder.seed_log import read_events, seed_log
-from orchestrator.job.load import Job
 from orchestrator.package.manifest import (
     FORMAT,
     README,
@@ -48,7 +47,6 @@ class _Run:
 
     folder: Path
     result: RunResult
-    job: Job
     data: Mapping[str, DataRecord]
 
 
@@ -81,8 +79,7 @@ def _checked(folder: Path) -> _Run:
     if not (folder / RESULT).is_file():
         raise ConfigError(f"{folder / RESULT}: no such file; name the folder of a finished run, such as runs/smoke-…")
     result = judged_anew(folder)
-    job = Job.from_dict(result.job, where=str(folder / RESULT))
-    missing = [seed for seed in job.seeds if seed not in [s.seed for s in result.seeds]]
+    missing = [seed for seed in result.job.seeds if seed not in [s.seed for s in result.seeds]]
     if missing:
         raise ConfigError(f"{folder}: seed {missing[0]} is not reported; only a finished run can be packaged")
     for seed in result.seeds:
@@ -95,7 +92,7 @@ def _checked(folder: Path) -> _Run:
             raise ConfigError(f"{other}: not the program of the other seeds; a record is made by one program")
     _check_readable(first, program)
     data = {str(s.seed): _data(folder / f"seed-{s.seed}" / DATA) for s in result.seeds}
-    return _Run(folder, result, job, data)
+    return _Run(folder, result, data)
 
 
 def _check_seed(folder: Path, seed: SeedResult) -> None:
@@ -144,7 +141,7 @@ def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Reda
     # Before they are worked into texts: a secret in a table may be written in a way of its own.
     result = redacted(portable(run.result), redactor, run.folder / RESULT)
     data = {seed: redacted(record, redactor, run.folder / f"seed-{seed}" / DATA) for seed, record in run.data.items()}
-    job = Job.from_dict(result.job, where=str(run.folder / RESULT))
+    job = result.job
 
     def write(name: str, text: str) -> None:
         files.write_text(place / name, redactor.redact(text))

@@ -48,7 +48,7 @@ class Comparison:
 def job_of_record(record: Record, data: Path | None, tokenizer: Path | None, changes: Mapping[str, Any]) -> Job:
     """The packaged job, on other data or with fields replaced (dotted names, as in `golf evaluate --set`)."""
     # Where somebody else's results and tracking went is not to be written to from here.
-    values = dict(portable(record.run).job)
+    values = portable(record.run).job.to_dict()
     if (data is None) != (tokenizer is None):
         raise ConfigError("--data, --tokenizer: give both or neither; one belongs to the other")
     if data is not None:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from golf_core import strict_json
 from golf_core.errors import GolfError, RunError
 from golf_core.events import Event
 from golf_core.files import write_text
@@ -24,7 +23,7 @@ from orchestrator.folder.earlier import EarlierSeed
 from orchestrator.folder.layout import JOB, RESULT
 from orchestrator.folder.ledger import Ledger, this_process
 from orchestrator.folder.provenance import provenance
-from orchestrator.folder.redaction import Redactor, redacted
+from orchestrator.folder.redaction import Redactor, save_redacted
 from orchestrator.folder.results import RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import Remains, remains_of
 from orchestrator.job.load import Job
@@ -194,7 +193,7 @@ class _Driver:
     def _save(self, result: RunResult) -> str:
         """Write down how the run stands; returns why that cannot be done, if so."""
         try:
-            strict_json.save(redacted(result, self._redactor, self.folder / RESULT), self.folder / RESULT)
+            save_redacted(result, self._redactor, self.folder / RESULT)
             if not self._cut_short:
                 self._ledger.append("run_finished", verdict=result.claim.verdict)
         except OSError as error:
@@ -323,7 +322,7 @@ class _Driver:
         return RunResult(
             name=self._job.name,
             run_id=self.folder.name,
-            job=self._job.to_dict(),
+            job=self._job,
             provenance={**self._origin, "hardware": "; ".join(hardware), "job_sha256": self._job.digest},
             seeds=seeds,
             claim=judge(self._job, seeds),

@@ -18,7 +18,6 @@ from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, DATA, JOB, LO
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult, SeedResult
 from orchestrator.folder.view import AttemptView, RunView
-from orchestrator.job.load import Job
 from orchestrator.tracking.model import model_of
 from orchestrator.tracking.notes import REPORT, claim_note, interrupted_note, running_note, seed_note
 from orchestrator.tracking.store import Beginning, DataUsed, Ending, Status, flatten
@@ -187,7 +186,7 @@ def claim_metrics(result: RunResult) -> dict[str, float]:
             metrics[f"claim/bpb_{name}_sd"] = summary.sd
     for test, label in zip(claim.tests, ("margin", "zero"), strict=False):
         metrics |= {f"claim/p_{label}": test.p} if test.p is not None else {}
-    baseline, mixture = Job.from_dict(result.job).baseline, claim.scores.get("mixture")
+    baseline, mixture = result.job.baseline, claim.scores.get("mixture")
     if baseline is not None and mixture is not None:
         metrics["claim/gain_bpb"] = baseline.mean_bpb - mixture.mean
     if claim.margin_bpb is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from golf_core.errors import GolfError, RunError
 from golf_core.events import Event
 from golf_core.files import open_plain
+from golf_core.strict_json import printable
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import in_use
 from orchestrator.folder.redaction import Redactor
@@ -207,7 +208,7 @@ def shown(error: Exception) -> str:
     text = masked(lines[0] if lines else type(error).__name__)
     if "Caused by" in text:  # how the HTTP library wraps the reason, after everything else
         text = text.rpartition(": ")[2].rstrip("'\")")
-    return text if len(text) <= 200 else text[:197] + "..."
+    return printable(text, 200)
 
 
 def _stamp(folder: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from golf_core import files
 from golf_core.errors import UserError
 from golf_core.files import open_plain
+from golf_core.strict_json import printable
 from orchestrator.verify.figures import LogFile, Run, seed_in_name
 from orchestrator.verify.log_reader import read_log
 from orchestrator.verify.submission_reader import SUBMISSION, Submission, read_submission
@@ -88,8 +89,7 @@ def read_folder(place: Path) -> RecordFolder:
 
 def plain(text: str) -> str:
     """A name fit to be printed: without control characters, of bounded length."""
-    shown = "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode("utf-8"))
-    return shown if len(shown) <= 200 else shown[:197] + "..."
+    return printable(text, 200)
 
 
 def _files(place: Path, notes: list[str]) -> Iterator[tuple[str, Path]]:

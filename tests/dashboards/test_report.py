@@ -221,7 +221,7 @@ def test_a_run_without_baseline_or_with_one_seed(tmp_path: Path) -> None:
     folder = tmp_path / "alone"
     ledger = begin_run(folder, (42,))
     finish_run(folder, ledger, seeds)
-    result = RunResult(made.name, "alone", made.to_dict(), {}, seeds, judge(made, seeds), 1.7e9, 1.7e9 + 5)
+    result = RunResult(made.name, "alone", made, {}, seeds, judge(made, seeds), 1.7e9, 1.7e9 + 5)
     strict_json.save(result, folder / "result.json")
     text = text_of(write_run_report(folder, tmp_path / "r.html"))
     assert "Against the baseline" not in text and "1.10000" in text

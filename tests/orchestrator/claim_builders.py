@@ -106,7 +106,7 @@ def run_result(the_job: Job, seeds: Sequence[SeedResult]) -> RunResult:
     return RunResult(
         name=the_job.name,
         run_id="20260401-120000-abcdef",
-        job=the_job.to_dict(),
+        job=the_job,
         provenance={"git_commit": "0" * 40, "git_dirty": "false"},
         seeds=tuple(seeds),
         claim=judge(the_job, seeds),

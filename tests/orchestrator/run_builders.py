@@ -86,7 +86,7 @@ def finish_seed(folder: Path, ledger: Ledger, seed: int, bpb: float, attempt: in
 def finish_run(folder: Path, ledger: Ledger, seeds: tuple[SeedResult, ...]) -> RunResult:
     made = job(seeds=[seed.seed for seed in seeds], output=str(folder.parent))
     provenance = {"git_commit": "c0ffee", "hardware": "8 x NVIDIA H100 80GB HBM3"}
-    result = RunResult(made.name, folder.name, made.to_dict(), provenance, seeds, judge(made, seeds), T0, T0 + 4000)
+    result = RunResult(made.name, folder.name, made, provenance, seeds, judge(made, seeds), T0, T0 + 4000)
     strict_json.save(result, folder / RESULT)
     ledger.append("run_finished", verdict=result.claim.verdict)
     ledger.close()

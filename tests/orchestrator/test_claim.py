@@ -28,7 +28,6 @@ from golf_core import strict_json
 from golf_core.results import EvalResult, KraftSums, Score
 from orchestrator.claim.judge import judge
 from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult
-from orchestrator.job.load import Job
 
 
 def condition(claim: Claim, start: str) -> Condition:
@@ -233,7 +232,7 @@ def test_a_run_result_reads_back_and_is_judged_alike(tmp_path: Path) -> None:
     strict_json.save(result, path)
     read = strict_json.load(RunResult, path)
     assert read == result
-    assert judge(Job.from_dict(read.job), read.seeds) == result.claim
+    assert judge(read.job, read.seeds) == result.claim
 
 
 maybe_nan = st.one_of(st.floats(0, 1e4), st.just(math.nan))

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.job.load import Job, load_job
-from orchestrator.job.reference import job_reference
-from orchestrator.job.schema import config_groups, job_schema, sentence
+from orchestrator.job.schema import config_groups, job_reference, job_schema, sentence
 
 PROJECT = Path(__file__).parents[2]
 JOBS = sorted((PROJECT / "jobs").glob("*.yaml"))

@@ -22,6 +22,7 @@ from golf_core import files, strict_json
 from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.folder.results import RunResult
+from orchestrator.job.sections import DataFiles, Tracking
 from orchestrator.package.manifest import Record, load_record, portable, without_paths
 from orchestrator.package.package import package, requirements
 from orchestrator.package.reproduce import agrees, compare, compare_data, job_of_record
@@ -120,7 +121,7 @@ def test_nothing_tells_where_it_was_made(run: Path, packed: Path) -> None:
     record = load_record(packed)
     assert [seed.node for seed in record.run.seeds] == ["", ""] and all(s.node for s in result_of(run).seeds)
     job = record.run.job
-    assert job["data"] == {"path": "my data", "tokenizer": "tokenizer.model", "fetch": None} and job["output"] == "runs"
+    assert job.data == DataFiles(path="my data", tokenizer="tokenizer.model") and job.output == "runs"
 
 
 def test_requirements_say_what_the_run_used(packed: Path) -> None:
@@ -205,7 +206,8 @@ def test_what_must_agree(packed: Path) -> None:
 
 def test_a_foreign_record_cannot_choose_where_results_go(packed: Path, tmp_path: Path) -> None:
     record = load_record(packed)
-    job = {**record.run.job, "output": "/etc/x", "mlflow": {"tracking_uri": "http://elsewhere", "experiment": "e"}}
+    elsewhere = Tracking(tracking_uri="http://elsewhere", experiment="e")
+    job = record.run.job.model_copy(update={"output": "/etc/x", "mlflow": elsewhere})
     foreign = replace(record, run=replace(record.run, job=job))
     found = job_of_record(foreign, None, None, {})
     assert (found.output, found.mlflow.tracking_uri) == ("runs", None)

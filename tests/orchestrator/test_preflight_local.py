@@ -21,12 +21,12 @@ from tiny import write_job
 from typer.testing import CliRunner
 
 from golf_core import strict_json
+from orchestrator.cli import check
 from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.command import plan_command, preflight
 from orchestrator.preflight.disk import check_disk, check_shm, need_of, parameters
 from orchestrator.preflight.findings import Finding, Preflight, PreflightError, error, ok, sentence
 from orchestrator.preflight.local import check_commit, check_here, check_mlflow, check_versions
-from orchestrator.run.check import check_command
 
 REPO = Path(__file__).resolve().parents[2]
 CLEAN = {"git_commit": "0" * 40, "git_dirty": "false"}
@@ -244,7 +244,7 @@ def test_the_gang_is_asked_only_where_nothing_forbids_the_run(job: Job) -> None:
 
 def app() -> typer.Typer:
     golf = typer.Typer()
-    golf.command(name="check")(check_command)
+    golf.command(name="check")(check)
     golf.command(name="plan")(plan_command)
     return golf
 

@@ -77,7 +77,7 @@ def arguments(job: Job, steps: int = 8) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def test_two_ranks_check_one_node_and_rehearse(job: Job, sample_folder: Path) -> None:
-    job = replace(job, resources=job.resources.model_copy(update={"ranks": 2}))
+    job = job.model_copy(update={"resources": job.resources.model_copy(update={"ranks": 2})})
     reports = on_ranks(2, ask, *arguments(job), None)
     json.dumps(reports)  # plain values, whatever carries them
     result = judge_ranks(job, reports)
@@ -103,7 +103,7 @@ def test_nothing_is_rehearsed_where_the_node_is_at_fault(job: Job, tmp_path: Pat
 
 
 def test_a_rank_without_a_gpu_is_found(job: Job) -> None:
-    job = replace(job, resources=job.resources.model_copy(update={"accelerator": "H100"}))
+    job = job.model_copy(update={"resources": job.resources.model_copy(update={"accelerator": "H100"})})
     report = ask(single(torch.device("cpu")), *arguments(job), None)
     result = judge_ranks(job, [report])
     wheres = [finding.where for finding in result.errors]
@@ -148,7 +148,9 @@ def test_each_budget_out_of_reach_is_named(
 
 def test_weights_that_may_not_be_fitted_are_a_warning(record: Job) -> None:
     config = replace(record.config, artifact=replace(record.config.artifact, requantize=False))
-    findings = judge_dry_run(replace(record, config=config), replace(GOOD, weight_bytes_projected=17_000_000))
+    findings = judge_dry_run(
+        record.model_copy(update={"config": config}), replace(GOOD, weight_bytes_projected=17_000_000)
+    )
     assert [finding.level for finding in findings].count("warning") == 1
 
 

@@ -294,7 +294,7 @@ def finished_run(tmp_path: Path) -> Path:
         (place / LOG).write_text('{"time": 1, "kind": "note", "message": "denied to swordfish"}\n')
     origin = {"git_commit": "0" * 40, "torch": "2.9.0+swordfish", "python": "3.11.0"}
     claim = judge(made_of, tuple(seeds))
-    result = RunResult("three_seed", "run", made_of.to_dict(), origin, tuple(seeds), claim, 0.0, 1.0)
+    result = RunResult("three_seed", "run", made_of, origin, tuple(seeds), claim, 0.0, 1.0)
     strict_json.save(result, folder / RESULT)
     return folder
 

@@ -24,7 +24,6 @@ from dashboards.report.sections.parts import (
     words,
 )
 from golf_core.audit.report import KraftSum
-from golf_core.strict_json import to_dict
 
 NAMED = {"git_commit": "commit", "git_dirty": "changed since", "job_sha256": "job (SHA-256)"}
 
@@ -144,7 +143,7 @@ def provenance(run: RunData) -> Section:
         ]
         columns = (Column("data", False), Column("tokens"), Column("SHA-256", False))
         blocks.append(grid("data-table", "Data", columns, files))
-    job = [[words(name), words(str(value))] for name, value in flat(to_dict(run.job.to_dict()))]
+    job = [[words(name), words(str(value))] for name, value in flat(run.job.to_dict())]
     blocks.append(grid("job-table", "Job, resolved", (Column("field", False), Column("value", False)), job))
     return Section("provenance", "Provenance", f"Run {result.run_id} of job {result.name}.", blocks)
 

@@ -12,7 +12,7 @@ from dashboards.report.data import RunData, SeedData
 from dashboards.report.sections.parts import Block, Section, figure, html, paragraph, seed_colour
 from golf_core.evaluate.breakdown import Breakdown, Excerpt, Group
 from golf_core.results import SCORERS
-from orchestrator.job.document import printable
+from golf_core.strict_json import printable
 
 LEVELS = 8
 """Shades of a token, in bits above or below none."""
