@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from golf_core import files, records
 from golf_core.data.shards import read_shard
@@ -111,18 +112,20 @@ def check_disk(folder: Path, place: Path, needed: int) -> None:
 def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file beside `folder`. The system lets go of it when the process dies, however it dies."""
     folder = folder.absolute()
+    lock = FileLock(folder.parent / f".{folder.name}.fetch.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = (folder.parent / f".{folder.name}.fetch.lock").open("a")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process fetches into {folder}; waiting for it")
+            lock.acquire()
     except OSError as error:
         raise disk_error(error, folder) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process fetches into {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def size_of(path: Path) -> int:
