@@ -86,10 +86,12 @@ def fault_of(path: Path, file: RemoteFile) -> str | None:
         found = files.sha256(path)
         if found != file.sha256:
             return f"has the SHA-256 {found[:12]}…, not {file.sha256[:12]}…"
-    elif file.git_oid is not None and len(file.git_oid) == 40:
-        found = _git_hash(path, size)
-        if found != file.git_oid:
-            return f"has the git hash {found[:12]}…, not {file.git_oid[:12]}…"
+    elif file.git_hash is not None and len(file.git_hash) == 40:
+        with path.open("rb") as content:
+            blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+            found = hashlib.file_digest(content, lambda: blob).hexdigest()
+        if found != file.git_hash:
+            return f"has the git hash {found[:12]}…, not {file.git_hash[:12]}…"
     if file.name.endswith(".bin"):
         try:
             read_shard(path)
@@ -143,11 +145,3 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _git_hash(path: Path, size: int) -> str:
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            blob.update(block)
-    return blob.hexdigest()

@@ -52,9 +52,9 @@ class RemoteFile:
     path: str
     size: int
     sha256: str | None
-    """Known for large files."""
-    git_oid: str | None
-    """Known for small files: SHA-1 of git's blob."""
+    """Of a large file; None where the hub does not say."""
+    git_hash: str | None
+    """SHA-1 of a small file as a blob of git; None where the hub does not say."""
 
     @property
     def name(self) -> str:
@@ -218,7 +218,7 @@ class Hub:
             path=str(entry.rfilename),
             size=entry.size,
             sha256=sha256.lower() if isinstance(sha256, str) and len(sha256) == 64 else None,
-            git_oid=entry.blob_id if entry.lfs is None and isinstance(entry.blob_id, str) else None,
+            git_hash=entry.blob_id if entry.lfs is None and isinstance(entry.blob_id, str) else None,
         )
 
     def _ask(self, question: Callable[[], R], path: str) -> R:

@@ -51,7 +51,7 @@ def rayjob(
     ttl: Annotated[int, typer.Option(min=0, help="Seconds for which the pods stay after the end.")] = 600,
 ) -> None:
     """A KubeRay RayJob, for kubectl apply."""
-    from orchestrator.submit.rayjob import RayJobOptions, SubmissionMode, manifest_text, rayjob_manifest
+    from orchestrator.submit.rayjob import RayJobOptions, SubmissionMode, rayjob_manifest
     from orchestrator.submit.submit import job_metadata
 
     changes = [*([f"output={mount.rstrip('/')}/runs"] if claim else []), *(set_ or [])]
@@ -76,7 +76,7 @@ def rayjob(
         shm=shm,
         ttl_seconds=ttl,
     )
-    _write(manifest_text(rayjob_manifest(loaded, job, changes, job_metadata(loaded), options)), out)
+    _write(rayjob_manifest(loaded, job, changes, job_metadata(loaded), options), out)
     if claim is None:
         _note("without --claim the results are lost with the pods; name a PersistentVolumeClaim")
 

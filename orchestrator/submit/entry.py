@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import PurePath
 
 from golf_core.errors import GolfError, RunError, UserError
@@ -47,6 +48,11 @@ def shell_line(words: Sequence[str]) -> str:
 def is_plain(words: Sequence[str]) -> bool:
     """Whether any number of shells, one after another, leave every word as it is."""
     return all(_PLAIN.fullmatch(word) for word in words)
+
+
+def template(name: str) -> str:
+    """The text of a file in `templates`."""
+    return (resources.files("orchestrator.submit") / "templates" / name).read_text(encoding="utf-8")
 
 
 # --- waiting for the nodes ---

@@ -41,7 +41,7 @@ class Patience:
     answer: float = 30.0
     """For a single question."""
     quiet: float = 20.0
-    """Without a line, before the job's state and the log are asked for anew: a connection can be dead without a sign."""
+    """Without a line, before state and log are asked for anew: a connection can be dead without a sign."""
     lost: float = 300.0
     """Without any answer, before the head is given up."""
     closed: float = 300.0

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
-from orchestrator.submit.entry import is_plain, module_program, run_words, shell_line, worst_case_seconds
+from orchestrator.submit.entry import is_plain, module_program, run_words, shell_line, template, worst_case_seconds
 
 SubmissionMode = Literal["K8sJobMode", "HTTPMode", "SidecarMode"]
 MAX_NAME = 41
@@ -80,59 +80,47 @@ class RayJobOptions:
 
 def rayjob_manifest(
     job: Job, path: str | Path, changes: Sequence[str], metadata: Mapping[str, str], options: RayJobOptions
-) -> dict[str, Any]:
-    """The manifest (apiVersion ray.io/v1) that runs `job`, read from `path` with `changes`, as plain values.
+) -> str:
+    """The manifest (apiVersion ray.io/v1), as YAML, that runs `job`, read from `path` with `changes`.
 
     `metadata` goes with the submission. Raises `UserError` naming the option that cannot work.
     """
+    from jinja2 import Environment, StrictUndefined
+
     _check(job, options)
     words = run_words(path, changes, module_program(options.python))
     name = kubernetes_name(job.name)
-    labels = {"app.kubernetes.io/name": "golf", "app.kubernetes.io/instance": name}
-    pods = job.resources.nodes * options.parallel
-    cluster: dict[str, Any] = {
-        "rayVersion": options.ray_version,
-        "headGroupSpec": {
-            # Ranks run on workers: the head has room for none, and no GPU.
-            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0"},
-            "template": _head_pod(options, labels),
-        },
-        "workerGroupSpecs": [
-            {
-                "groupName": "gang",
-                "replicas": pods,
-                "minReplicas": pods,
-                "maxReplicas": pods,
-                "rayStartParams": {},
-                "template": _worker_pod(job, options, labels),
-            }
-        ],
+    ranks = job.resources.ranks // job.resources.nodes
+    gpus = ranks * job.resources.gpus_per_rank
+    worker = {
+        "cpu": str(math.ceil(ranks * job.resources.cpus_per_rank)),
+        "memory": options.memory or f"{ranks * (24 if gpus else 4)}Gi",
     }
-    if options.token:
-        cluster["authOptions"] = {"mode": "token"}
-    place = {"namespace": options.namespace} if options.namespace else {}
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayJob",
-        "metadata": {"name": name, **place, "labels": labels},
-        "spec": {
-            "entrypoint": shell_line(words),
-            "submissionMode": _submission_mode(words, options.submission_mode),
-            "metadata": dict(metadata),
-            "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": options.ttl_seconds,
-            "activeDeadlineSeconds": min(worst_case_seconds(job, options.parallel) + PROVISION_S, MAX_SECONDS),
-            "backoffLimit": 0,
-            "rayClusterSpec": cluster,
-        },
+    given = vars(options) | {
+        "name": name,
+        "labels": {"app.kubernetes.io/name": "golf", "app.kubernetes.io/instance": name},
+        "metadata": dict(metadata),
+        "entrypoint": shell_line(words),
+        "submission_mode": _submission_mode(words, options.submission_mode),
+        "deadline_seconds": min(worst_case_seconds(job, options.parallel) + PROVISION_S, MAX_SECONDS),
+        "pods": job.resources.nodes * options.parallel,
+        "head_resources": {"cpu": options.head_cpus, "memory": options.head_memory},
+        "worker_resources": worker | ({"nvidia.com/gpu": str(gpus)} if gpus else {}),
+        "shm": options.shm or f"{ranks * (4 if gpus else 1)}Gi",
     }
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+    environment.filters["quoted"] = _quoted
+    return environment.from_string(template("rayjob.yaml.j2")).render(given) + "\n"
 
 
-def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as YAML that reads back as the same values."""
+def _quoted(value: str | Mapping[str, str]) -> str:
+    """A text, or a mapping of texts, on one line of YAML that holds nothing but it, whatever its characters."""
     import yaml
 
-    return yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=False, width=120)
+    plain = value if isinstance(value, str) else dict(value)
+    return yaml.safe_dump(
+        plain, default_style='"', default_flow_style=True, allow_unicode=False, sort_keys=False, width=math.inf
+    ).strip()
 
 
 def kubernetes_name(name: str) -> str:
@@ -185,89 +173,3 @@ def _submission_mode(words: Sequence[str], wanted: SubmissionMode | None) -> Sub
         f"--submission-mode {wanted}: hands the command through two shells, which would not leave {odd!r} as it is; "
         "use HTTPMode, or a word of letters, digits and '_@%+=:,./-'"
     )
-
-
-# --- pods -----------------------------------------------------------------------------------------
-
-
-def _head_pod(options: RayJobOptions, labels: Mapping[str, str]) -> dict[str, Any]:
-    ports = [
-        {"name": "gcs-server", "containerPort": 6379},
-        {"name": "dashboard", "containerPort": 8265},
-        {"name": "client", "containerPort": 10001},
-    ]
-    container = {
-        **_container("ray-head", options),
-        "ports": ports,
-        "resources": _exactly({"cpu": options.head_cpus, "memory": options.head_memory}),
-        "volumeMounts": _mounts(options),
-    }
-    return _pod(container, _volumes(options), labels)
-
-
-def _worker_pod(job: Job, options: RayJobOptions, labels: Mapping[str, str]) -> dict[str, Any]:
-    ranks = job.resources.ranks // job.resources.nodes
-    gpus = ranks * job.resources.gpus_per_rank
-    amounts: dict[str, str] = {
-        "cpu": str(math.ceil(ranks * job.resources.cpus_per_rank)),
-        "memory": options.memory or f"{ranks * (24 if gpus else 4)}Gi",
-    }
-    if gpus:
-        amounts["nvidia.com/gpu"] = str(gpus)
-    container = {
-        **_container("ray-worker", options),
-        "resources": _exactly(amounts),
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}, *_mounts(options)],
-    }
-    memory_file_system = {"medium": "Memory", "sizeLimit": options.shm or f"{ranks * (4 if gpus else 1)}Gi"}
-    pod = _pod(container, [{"name": "shm", "emptyDir": memory_file_system}, *_volumes(options)], labels)
-    if options.node_selector:
-        pod["spec"]["nodeSelector"] = dict(options.node_selector)
-    if gpus:
-        pod["spec"]["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    return pod
-
-
-def _container(name: str, options: RayJobOptions) -> dict[str, Any]:
-    container: dict[str, Any] = {
-        "name": name,
-        "image": options.image,
-        # Ray runs the command in the folder where it was itself started.
-        "workingDir": options.project,
-        "env": [
-            {"name": "PYTHONUNBUFFERED", "value": "1"},
-            *({"name": variable, "value": _unexpanded(value)} for variable, value in options.env.items()),
-        ],
-        "securityContext": {"allowPrivilegeEscalation": False},
-    }
-    if options.secret:
-        container["envFrom"] = [{"secretRef": {"name": options.secret}}]
-    return container
-
-
-def _unexpanded(value: str) -> str:
-    # Kubernetes replaces $(NAME) in values, and reads $$ as $.
-    return value.replace("$", "$$")
-
-
-def _pod(container: dict[str, Any], volumes: list[dict[str, Any]], labels: Mapping[str, str]) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "containers": [container],
-    }
-    if volumes:
-        spec["volumes"] = volumes
-    return {"metadata": {"labels": dict(labels)}, "spec": spec}
-
-
-def _exactly(amounts: Mapping[str, str]) -> dict[str, Any]:
-    return {"requests": dict(amounts), "limits": dict(amounts)}
-
-
-def _mounts(options: RayJobOptions) -> list[dict[str, Any]]:
-    return [{"name": "golf", "mountPath": options.mount}] if options.claim else []
-
-
-def _volumes(options: RayJobOptions) -> list[dict[str, Any]]:
-    return [{"name": "golf", "persistentVolumeClaim": {"claimName": options.claim}}] if options.claim else []
