@@ -32,11 +32,9 @@ class HubServer:
     """Path to how many of its next answers hold a wrong byte."""
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Part of an address to the statuses of its next answers."""
-    ignore_ranges: bool = False
     extra_entries: list[dict[str, object]] = field(default_factory=list)
     """Of the listing, whatever they say."""
     listed_sizes: dict[str, int] = field(default_factory=dict)
-    listed_sha256: dict[str, str] = field(default_factory=dict)
     seconds_per_answer: float = 0.0
     gate: threading.Event | None = None
     """Where set, bodies wait for it."""
@@ -65,7 +63,7 @@ class HubServer:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry: dict[str, object] = {"rfilename": path, "blobId": blob, "size": size}
         if len(content) >= LARGE:
-            sha256 = self.listed_sha256.get(path, hashlib.sha256(content).hexdigest())
+            sha256 = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
         return entry
 
@@ -162,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
                 drop = hub.drops[path].pop(0) if hub.drops.get(path) else None
                 if asked:
                     hub.ranges.append(f"{PurePosixPath(path).name} {asked}")
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and not hub.ignore_ranges else 0
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         headers = {"ETag": etag, "X-Repo-Commit": COMMIT}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -125,6 +124,8 @@ def test_a_fetched_folder_can_be_used_as_it_is(hub: HubServer, export: dict[str,
     assert sorted(fetched.files) == sorted(names)
     assert shown(fetched.folder) == sorted([*names, MANIFEST, RECORD])
     assert fetched.bytes == sum(hub.served.values())
+    addresses = (f"/api/datasets/{hub.repo}/revision/main", f"/datasets/{hub.repo}/resolve/", "/large/")
+    assert all(request.split()[1].startswith(addresses) for request in hub.requests)  # and nobody is told of it
     for name in [*TRAIN[:3], *VAL]:
         assert (fetched.folder / name).read_bytes() == export[f"{FOLDER}/{name}"]
     assert (fetched.folder / PUBLISHED_MANIFEST).read_bytes() == export["datasets/manifest.json"]
@@ -300,16 +301,6 @@ def test_a_killed_fetch_is_gone_on_with_by_the_next(hub: HubServer, tmp_path: Pa
     assert not list(folder.rglob("*.incomplete"))
 
 
-def test_a_server_that_ignores_ranges_costs_bytes_and_nothing_else(hub: HubServer, tmp_path: Path) -> None:
-    path = f"{FOLDER}/{VAL[0]}"
-    hub.drops[path] = [5000]
-    hub.ignore_ranges = True
-    seen: list[FetchProgress] = []
-    sound(get(hub, tmp_path / "data", watch=seen.append))
-    assert hub.served[path] == 5000 + len(hub.files[path])
-    assert seen[-1].done_bytes == seen[-1].total_bytes
-
-
 @pytest.mark.parametrize("part", ["/revision/", "/resolve/", "/large/"])
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_hub_that_fails_and_recovers(hub: HubServer, tmp_path: Path, part: str, status: int) -> None:
@@ -323,22 +314,14 @@ def test_a_hub_that_goes_on_failing(hub: HubServer, tmp_path: Path) -> None:
         get(hub, tmp_path / "data")
 
 
-def test_a_slow_hub_is_waited_for(hub: HubServer, tmp_path: Path) -> None:
-    hub.seconds_per_answer = 0.05
-    sound(get(hub, tmp_path / "data"))
-
-
-def test_a_silent_hub_is_not_waited_for(hub: HubServer, tmp_path: Path) -> None:
-    hub.gate = threading.Event()  # never set while the call runs
+@pytest.mark.parametrize("silent", ["listing", "bytes"])
+def test_a_silent_hub_is_not_waited_for(hub: HubServer, tmp_path: Path, silent: str) -> None:
+    if silent == "bytes":
+        hub.gate = threading.Event()  # never set while the call runs
+    else:
+        hub.seconds_per_answer = 0.6
     hasty = Patience(tries=2, first_wait=0.01, read_seconds=0.2)
     with pytest.raises(HubError, match=r"cannot be reached.*check the network"):
-        fetch(spec_of(hub), tmp_path / "data", patience=hasty)
-
-
-def test_a_silent_listing_is_not_waited_for(hub: HubServer, tmp_path: Path) -> None:
-    hub.seconds_per_answer = 0.6
-    hasty = Patience(tries=1, first_wait=0.01, read_seconds=0.1)
-    with pytest.raises(HubError, match=r"cannot be reached"):
         fetch(spec_of(hub), tmp_path / "data", patience=hasty)
 
 
@@ -649,38 +632,40 @@ def test_two_at_once_fetch_once(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_data_that_is_there_needs_no_hub(hub: HubServer, tmp_path: Path) -> None:
-    first = ensure_data(spec_of(hub), tmp_path / "data", say=lambda line: None)
+    first = ensure_data(spec_of(hub), tmp_path / "data")
     hub.requests.clear()
-    again = ensure_data(spec_of(hub, endpoint="http://127.0.0.1:9"), tmp_path / "data", say=lambda line: None)
+    again = ensure_data(spec_of(hub, endpoint="http://127.0.0.1:9"), tmp_path / "data")
     assert not hub.requests
     assert (again.folder, again.tokenizer, again.bytes) == (first.folder, first.tokenizer, 0)
     sound(again)
 
 
-@pytest.mark.parametrize("loss", ["shard", "tokenizer", "record", "part of a shard"])
-def test_data_that_is_not_whole_is_completed(hub: HubServer, tmp_path: Path, loss: str) -> None:
-    folder = ensure_data(spec_of(hub), tmp_path / "data", say=lambda line: None).folder
-    if loss == "part of a shard":
+@pytest.mark.parametrize("lost", [TRAIN[0], MODEL, "part of a shard"])
+def test_data_that_is_not_whole_is_completed(hub: HubServer, tmp_path: Path, lost: str) -> None:
+    folder = ensure_data(spec_of(hub), tmp_path / "data").folder
+    if lost == "part of a shard":
         os.truncate(folder / VAL[0], 3000)
     else:
-        (folder / {"shard": TRAIN[0], "tokenizer": MODEL, "record": TRAIN[0]}[loss]).unlink()
-    if loss == "record":
-        shutil.copytree(folder, tmp_path / "copy")
-        (folder / RECORD).write_text("{}")
-        with pytest.raises(DataError, match="holds other data"):
-            ensure_data(spec_of(hub), folder, say=lambda line: None)
-        return
-    sound(ensure_data(spec_of(hub), folder, say=lambda line: None))
+        (folder / lost).unlink()
+    sound(ensure_data(spec_of(hub), folder))
+
+
+def test_data_without_a_readable_record_are_somebody_elses(hub: HubServer, tmp_path: Path) -> None:
+    folder = ensure_data(spec_of(hub), tmp_path / "data").folder
+    (folder / TRAIN[0]).unlink()
+    (folder / RECORD).write_text("{}")
+    with pytest.raises(DataError, match="holds other data"):
+        ensure_data(spec_of(hub), folder)
 
 
 def test_another_variant_of_the_job_is_not_taken_for_the_one_asked(hub: HubServer, tmp_path: Path) -> None:
-    ensure_data(spec_of(hub, train_shards=2), tmp_path / "data", say=lambda line: None)
-    sound(ensure_data(spec_of(hub), tmp_path / "data", say=lambda line: None))
+    ensure_data(spec_of(hub, train_shards=2), tmp_path / "data")
+    sound(ensure_data(spec_of(hub), tmp_path / "data"))
 
 
 def test_the_users_own_shards_are_taken_as_they_are(hub: HubServer, sample_folder: Path) -> None:
     own = sample_folder / "tokenizer.model"
-    found = ensure_data(spec_of(hub), sample_folder, own, say=lambda line: None)
+    found = ensure_data(spec_of(hub), sample_folder, own)
     assert (found.folder, found.tokenizer, found.commit) == (sample_folder, own, "")
     assert not hub.requests
 
@@ -704,14 +689,8 @@ def test_a_move_that_was_cut_off_never_looks_whole(
     with pytest.raises(DataError):
         check_data(folder, folder / MODEL, VOCAB, seq_len=64)
     served = dict(hub.served)
-    sound(ensure_data(spec_of(hub), folder, folder / MODEL, say=lambda line: None))
+    sound(ensure_data(spec_of(hub), folder, folder / MODEL))
     assert hub.served == served
-
-
-def test_the_lock_is_let_go_of(hub: HubServer, tmp_path: Path) -> None:
-    get(hub, tmp_path / "data")
-    with (tmp_path / ".data.fetch.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_default_folders_differ_where_the_data_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
