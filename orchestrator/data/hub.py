@@ -41,7 +41,7 @@ class Patience:
     """Of each question and each file, beside the library's own of a connection."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further one, up to 30."""
-    read_seconds: float = 30.0
+    read_seconds: float = 10.0
     """Without a byte from the server, after which a connection counts as lost."""
 
 

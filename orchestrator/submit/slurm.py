@@ -6,12 +6,12 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
-from orchestrator.submit.entry import run_words, shell_line, template, worst_case_seconds
+from orchestrator.submit.entry import check_forms, check_parallel, run_words, shell_line, template, worst_case_seconds
+from orchestrator.submit.options import SlurmOptions
 
 WARNING_S = 60
 """Before the end of the time, for the run to write its state down."""
@@ -23,36 +23,12 @@ _TIME = re.compile(r"[0-9]+(:[0-9]{2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2}")
 _MEMORY = re.compile(r"[0-9]+[KMGT]?")
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
-    """What the job file does not say."""
-
-    project: Path
-    """The folder where the job runs, the same on every node."""
-    environment: Path | None
-    """Its Python environment, the same on every node; None: golf, ray and python are on the path."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    time: str | None = None
-    """As sbatch takes it; None: by the job's limits."""
-    memory: str | None = None
-    """Of a node; None: the partition's default."""
-    gpu_type: str | None = None
-    """Slurm's name for it; None: any GPU."""
-    container: str | None = None
-    """An image for the Pyxis plugin, such as registry.example#golf:1 or a .sqsh file."""
-    mounts: tuple[str, ...] = ()
-    """SOURCE:TARGET, into the container; the project's folder is mounted anyway."""
-    parallel: int = 1
-    """Gangs side by side."""
-
-
 def slurm_script(job: Job, path: str | Path, changes: Sequence[str], options: SlurmOptions) -> str:
     """The text of the script that runs `job`, read from `path` with `changes`.
 
-    Raises `UserError` naming the option that cannot work.
+    The options say project and environment: the folder where the job runs and its Python environment, each the same on
+    every node; without an environment golf, ray and python are on the path. Raises `UserError` naming the option that
+    cannot work.
     """
     _check(job, options)
     ranks = job.resources.ranks // job.resources.nodes
@@ -113,7 +89,7 @@ def _container_words(options: SlurmOptions) -> str:
         return ""
     project = str(options.project)
     # Each step is a container of its own: those of one node meet in Ray's folder and in shared memory.
-    mounts = ",".join([f"{project}:{project}", "/tmp:/tmp", "/dev/shm:/dev/shm", *options.mounts])
+    mounts = ",".join([f"{project}:{project}", "/tmp:/tmp", "/dev/shm:/dev/shm", *(options.mount or [])])
     return shell_line(
         [
             f"--container-image={options.container}",
@@ -125,11 +101,9 @@ def _container_words(options: SlurmOptions) -> str:
 
 
 def _check(job: Job, options: SlurmOptions) -> None:
-    if not 1 <= options.parallel <= len(job.seeds):
-        raise UserError(
-            f"--parallel {options.parallel}: the job has {len(job.seeds)} seeds; give a number from 1 to as many"
-        )
-    for option, value, pattern, remedy in (
+    check_parallel(job, options.parallel)
+    check_forms(
+        "Slurm",
         ("--partition", options.partition, _DIRECTIVE, "give a partition's name"),
         ("--account", options.account, _DIRECTIVE, "give an account's name"),
         ("--qos", options.qos, _DIRECTIVE, "give the name of a quality of service"),
@@ -137,14 +111,12 @@ def _check(job: Job, options: SlurmOptions) -> None:
         ("--gpu-type", options.gpu_type, _DIRECTIVE, "give Slurm's name of the GPU, such as h100"),
         ("--time", options.time, _TIME, "give minutes, H:MM:SS or D-HH:MM:SS"),
         ("--memory", options.memory, _MEMORY, "give a number with K, M, G or T, such as 200G"),
-    ):
-        if value is not None and not pattern.fullmatch(value):
-            raise UserError(f"{option} {value!r}: not of the form that Slurm takes; {remedy}")
+    )
     if options.container is None:
-        if options.mounts:
+        if options.mount:
             raise UserError("--mount: only a --container has mounts; give both or neither")
         return
-    for mount in (f"{options.project}:{options.project}", *options.mounts):
+    for mount in (f"{options.project}:{options.project}", *(options.mount or [])):
         parts = mount.split(":")
         if "," in mount or len(parts) not in (2, 3) or not all(part.startswith("/") for part in parts[:2]):
             raise UserError(f"--mount {mount!r}: not SOURCE:TARGET, two absolute paths without ',' and ':'")

@@ -22,10 +22,10 @@ from golf_core.errors import UserError
 from orchestrator.job.load import Job, load_job
 from orchestrator.submit.command import export_app
 from orchestrator.submit.entry import worst_case_seconds
+from orchestrator.submit.options import RayJobOptions
 from orchestrator.submit.rayjob import (
     GKE_LABEL,
     MAX_SECONDS,
-    RayJobOptions,
     kubernetes_name,
     rayjob_manifest,
 )
@@ -45,6 +45,8 @@ def job(tmp_path: Path) -> Job:
 
 def manifest_of(job: Job, path: str = "jobs/a.yaml", changes: tuple[str, ...] = (), **options: Any) -> Any:
     """The manifest as `kubectl` reads it."""
+    for name in ("env", "node_selector"):
+        options[name] = [f"{key}={value}" for key, value in options.pop(name, {}).items()]
     made = yaml.safe_load(rayjob_manifest(job, path, changes, METADATA, replace(OPTIONS, **options)))
     VALIDATOR.validate(made)
     return made
@@ -167,7 +169,7 @@ class TestWhatItAsksFor:
             assert {"name": "golf", "mountPath": "/data"} in pod["containers"][0]["volumeMounts"]
 
     def test_it_ends(self, job: Job) -> None:
-        spec = manifest_of(job, parallel=3, ttl_seconds=60)["spec"]
+        spec = manifest_of(job, parallel=3, ttl=60)["spec"]
         assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 60
         assert spec["backoffLimit"] == 0
         assert spec["activeDeadlineSeconds"] == worst_case_seconds(job, 3) + 3600
