@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.data.fetch import FetchProgress, Watch
+    from orchestrator.data.fetch import Watch
+    from orchestrator.data.hub import FetchProgress
 
 LINE_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""

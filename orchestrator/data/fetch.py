@@ -1,16 +1,14 @@
 """`golf data fetch`: a published export from the hub as a data folder, resumable, checked, and never half there.
 
-Files come into the folder `.incoming` of the data folder, where a broken download leaves its bytes. Only when
+Files come into the folder `.incoming` of the data folder, where each that is right waits for the others. Only when
 every file is there and right do they move to their places. The manifest moves first, so that a folder in which the
 move was cut off fails `check_data` instead of passing for a smaller one; `fetch.json` is written last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -37,8 +35,7 @@ from orchestrator.data.folder import (
     size_of,
     sync,
 )
-from orchestrator.data.hub import Hub, HubError, Patience, RemoteFile, disk_error
-from orchestrator.data.meter import FetchProgress, Meter, Watch
+from orchestrator.data.hub import FetchProgress, Hub, HubError, Meter, Patience, RemoteFile, Snapshot, disk_error
 from orchestrator.data.plan import (
     MANIFEST_BYTES,
     PUBLISHED_MANIFEST,
@@ -52,12 +49,11 @@ from orchestrator.data.plan import (
 )
 from orchestrator.job.sections import Fetch
 
-__all__ = ["FetchProgress", "Fetched", "Watch", "default_folder", "ensure_data", "fetch"]
-
 SLICE_TOKENS = 1 << 22
 """Of a shard that are counted at once."""
 
 Say = Callable[[str], None]
+Watch = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True)
@@ -148,9 +144,10 @@ class _Fetch:
         self._spec, self._folder, self._workers, self._force = spec, folder, workers, force
         self._say, self._watch = say, watch
         self._incoming = folder / INCOMING
-        self._hub = Hub(spec, patience)
+        self._scratch = self._incoming / "hub"
+        """Where the library works: nothing in it has been checked."""
         self._meter = Meter()
-        self._stop = threading.Event()
+        self._hub = Hub(spec, patience, self._meter)
         self._fetched: set[str] = set()
         self._kept: set[str] = set()
         self._commit = self._tokenizer = ""
@@ -158,14 +155,21 @@ class _Fetch:
     def run(self) -> Fetched:
         spec, hub = self._spec, self._hub
         self._refuse_other_data()
-        self._commit = commit = hub.commit()
-        self._say(f"{spec.repo} at {commit[:12]} on {hub.endpoint}")
-        export = choose_folder(spec, hub.listing(spec.inside("datasets"), commit).folders)
-        shards = choose_shards(spec, export, hub.listing(spec.inside(f"datasets/{export}"), commit))
+        snapshot = hub.snapshot()
+        self._commit = snapshot.commit
+        self._say(f"{spec.repo} at {snapshot.commit[:12]} on {hub.endpoint}")
+        exports = snapshot.folders(spec.inside("datasets"))
+        if not exports:
+            raise DataError(
+                f"{spec.repo} on {hub.endpoint} has no '{spec.inside('datasets')}'; check --prefix and --revision"
+            )
+        export = choose_folder(spec, exports)
+        shards = choose_shards(spec, export, snapshot.inside(spec.inside(f"datasets/{export}")))
         self._refuse_surplus(shards)
         try:
+            shutil.rmtree(self._incoming if self._force else self._scratch, ignore_errors=True)
             self._incoming.mkdir(parents=True, exist_ok=True)
-            small = self._manifest_and_tokenizer(export, shards)
+            small = self._manifest_and_tokenizer(export, shards, snapshot)
             wanted = {file.name: file for file in (*shards.train, *shards.val)}
             self._get(wanted)
             self._move_in(self._describe(export, shards), {*small, *wanted})
@@ -174,7 +178,7 @@ class _Fetch:
         return Fetched(
             folder=self._folder,
             tokenizer=self._folder / self._tokenizer,
-            commit=commit,
+            commit=self._commit,
             files=tuple(sorted(self._fetched)),
             bytes=self._meter.received,
             skipped=tuple(sorted({*small, *wanted} - self._fetched)),
@@ -197,12 +201,12 @@ class _Fetch:
                 "would read them too; choose another --out, or remove them"
             )
 
-    def _manifest_and_tokenizer(self, export: str, shards: Shards) -> dict[str, RemoteFile]:
+    def _manifest_and_tokenizer(self, export: str, shards: Shards, snapshot: Snapshot) -> dict[str, RemoteFile]:
         """Fetch the two; the published manifest, where there is one, helps to choose the tokenizer."""
         spec = self._spec
         small: dict[str, RemoteFile] = {}
         manifest = None
-        published = self._hub.listing(spec.prefix, self._commit).files.get(MANIFEST)
+        published = snapshot.files.get(spec.inside(MANIFEST))
         if published is not None:
             check_size(spec, published, 0, MANIFEST_BYTES)
             small[PUBLISHED_MANIFEST] = published
@@ -213,7 +217,7 @@ class _Fetch:
         stated = stated_shards(manifest, export).get("val")
         if stated is not None and stated != len(shards.val):
             self._say(f"note: the published manifest counts {stated} validation shards, the repo has {len(shards.val)}")
-        tokenizer = choose_tokenizer(spec, export, self._hub.listing(spec.inside("tokenizers"), self._commit), manifest)
+        tokenizer = choose_tokenizer(spec, export, snapshot.inside(spec.inside("tokenizers")), manifest)
         self._tokenizer = tokenizer.name
         self._get({tokenizer.name: tokenizer})
         return {**small, tokenizer.name: tokenizer}
@@ -226,24 +230,19 @@ class _Fetch:
             checks = {pool.submit(self._is_there, name, file): name for name, file in wanted.items()}
             self._finish(checks)
             missing = {name: wanted[name] for check, name in checks.items() if not check.result()}
-            here = {name: size_of(self._part(name, file)) for name, file in missing.items()}
-            needed = sum(max(file.size - here[name], 0) for name, file in missing.items())
+            needed = sum(file.size for file in missing.values())
             check_disk(self._folder, self._incoming, needed)
-            self._meter.expect(sum(file.size for file in missing.values()), sum(here.values()))
+            self._meter.total += needed
             self._finish([pool.submit(self._download, name, file) for name, file in missing.items()])
 
     def _is_there(self, name: str, file: RemoteFile) -> bool:
         """Whether a right file lies in the folder, or waits in `.incoming`; a wrong one there is removed."""
         waiting, present = self._incoming / name, self._folder / name
-        if self._force:
-            waiting.unlink(missing_ok=True)
-            self._part(name, file).unlink(missing_ok=True)
-            return False
         if waiting.is_file():
             if fault_of(waiting, file) is None:
                 return True
             waiting.unlink()
-        if not present.is_file():
+        if self._force or not present.is_file():
             return False
         fault = fault_of(present, file)
         if fault is None:
@@ -253,22 +252,20 @@ class _Fetch:
         return fault is None
 
     def _download(self, name: str, file: RemoteFile) -> None:
-        part = self._part(name, file)
         for last in (False, True):
-            self._hub.download(file, self._commit, part, self._meter.count, self._stop)
-            fault = fault_of(part, file)
+            path = self._hub.download(file, self._commit, self._scratch)
+            fault = fault_of(path, file)
             if fault is None:
                 break
-            part.unlink()
+            path.unlink()
             if last:
                 raise HubError(
                     f"{name}: {fault}, twice in a row, though {self._hub.endpoint} lists it so; fetch it from another "
                     "--endpoint or --revision"
                 )
             self._say(f"{name}: {fault}; fetching it once more")
-            self._meter.count(-file.size)
-        sync(part)
-        part.replace(self._incoming / name)
+        sync(path)
+        path.replace(self._incoming / name)
         self._fetched.add(name)
 
     def _finish(self, jobs: Iterable[Future[Any]]) -> None:
@@ -283,7 +280,7 @@ class _Fetch:
                 if progress.total_bytes:
                     self._watch(progress)
         except BaseException:
-            self._stop.set()
+            self._meter.stop.set()
             for job in waiting:
                 job.cancel()
             raise
@@ -291,11 +288,6 @@ class _Fetch:
     def _place(self, name: str) -> Path:
         waiting = self._incoming / name
         return waiting if waiting.exists() else self._folder / name
-
-    def _part(self, name: str, file: RemoteFile) -> Path:
-        """Where the bytes of this very content come in: another revision's half would be of no use."""
-        identity = f"{file.sha256 or file.git_oid or self._commit}:{file.size}"
-        return self._incoming / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}.part"
 
     # --- the manifest, and the move ---------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from golf_core import files, strict_json
 from golf_core.data.shards import read_shard
@@ -85,10 +86,12 @@ def fault_of(path: Path, file: RemoteFile) -> str | None:
         found = files.sha256(path)
         if found != file.sha256:
             return f"has the SHA-256 {found[:12]}…, not {file.sha256[:12]}…"
-    elif file.git_oid is not None and len(file.git_oid) == 40:
-        found = _git_hash(path, size)
-        if found != file.git_oid:
-            return f"has the git hash {found[:12]}…, not {file.git_oid[:12]}…"
+    elif file.git_hash is not None and len(file.git_hash) == 40:
+        with path.open("rb") as content:
+            blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+            found = hashlib.file_digest(content, lambda: blob).hexdigest()
+        if found != file.git_hash:
+            return f"has the git hash {found[:12]}…, not {file.git_hash[:12]}…"
     if file.name.endswith(".bin"):
         try:
             read_shard(path)
@@ -111,18 +114,20 @@ def check_disk(folder: Path, place: Path, needed: int) -> None:
 def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file beside `folder`. The system lets go of it when the process dies, however it dies."""
     folder = folder.absolute()
+    lock = FileLock(folder.parent / f".{folder.name}.fetch.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = (folder.parent / f".{folder.name}.fetch.lock").open("a")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process fetches into {folder}; waiting for it")
+            lock.acquire()
     except OSError as error:
         raise disk_error(error, folder) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process fetches into {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def size_of(path: Path) -> int:
@@ -140,11 +145,3 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _git_hash(path: Path, size: int) -> str:
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            blob.update(block)
-    return blob.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from golf_core.data.shards import HEADER_BYTES, TOKEN_BYTES
 from golf_core.errors import DataError
 from golf_core.files import read_bytes
-from orchestrator.data.hub import Listing, RemoteFile
+from orchestrator.data.hub import RemoteFile
 from orchestrator.job.sections import Fetch
 
 PUBLISHED_MANIFEST = "published_manifest.json"
@@ -37,7 +38,7 @@ class Shards:
     val: tuple[RemoteFile, ...]
 
 
-def choose_folder(spec: Fetch, folders: tuple[str, ...]) -> str:
+def choose_folder(spec: Fetch, folders: Iterable[str]) -> str:
     """The export of the variant among the folders of `datasets/`. Raises `DataError` when it is not clear which."""
     sound = [name for name in folders if FOLDER.fullmatch(name)]
     if spec.variant in sound:
@@ -55,11 +56,11 @@ def choose_folder(spec: Fetch, folders: tuple[str, ...]) -> str:
     raise DataError(f"{place}: no export '{spec.variant}'; give one of those that are there as --variant: {there}")
 
 
-def choose_shards(spec: Fetch, folder: str, listing: Listing) -> Shards:
+def choose_shards(spec: Fetch, folder: str, listing: Mapping[str, RemoteFile]) -> Shards:
     """The first training shards and all validation shards. Raises `DataError` when they are not all there."""
     place = f"{spec.repo}/{spec.inside(f'datasets/{folder}')}"
     splits: dict[str, dict[int, RemoteFile]] = {"train": {}, "val": {}}
-    for name, file in listing.files.items():
+    for name, file in listing.items():
         if named := SHARD.fullmatch(name):
             splits[named[1]][int(named[2])] = file
     for split, numbered in splits.items():
@@ -82,13 +83,13 @@ def choose_shards(spec: Fetch, folder: str, listing: Listing) -> Shards:
     return shards
 
 
-def choose_tokenizer(spec: Fetch, folder: str, listing: Listing, manifest: Any) -> RemoteFile:
+def choose_tokenizer(spec: Fetch, folder: str, listing: Mapping[str, RemoteFile], manifest: Any) -> RemoteFile:
     """The SentencePiece model of the export: the manifest's, else the one whose name holds the vocabulary's size.
 
     `manifest` is any JSON value. Raises `DataError` when there is no such file, or more than one.
     """
     place = f"{spec.repo}/{spec.inside('tokenizers')}"
-    models = {name: file for name, file in listing.files.items() if TOKENIZER.fullmatch(name)}
+    models = {name: file for name, file in listing.items() if TOKENIZER.fullmatch(name)}
     named = [name for name in _tokenizers_of(manifest, folder) if name in models]
     if not named and spec.vocab_size is not None:
         named = [name for name in sorted(models) if str(spec.vocab_size) in re.findall("[0-9]+", name)]

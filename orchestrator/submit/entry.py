@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import PurePath
 
 from golf_core.errors import GolfError, RunError, UserError
@@ -48,6 +49,24 @@ def shell_line(words: Sequence[str]) -> str:
 def is_plain(words: Sequence[str]) -> bool:
     """Whether any number of shells, one after another, leave every word as it is."""
     return all(_PLAIN.fullmatch(word) for word in words)
+
+
+def check_parallel(job: Job, parallel: int) -> None:
+    """Raise `UserError` unless there are as many seeds as are to run side by side."""
+    if not 1 <= parallel <= len(job.seeds):
+        raise UserError(f"--parallel {parallel}: the job has {len(job.seeds)} seeds; give a number from 1 to as many")
+
+
+def check_forms(taker: str, *rows: tuple[str, str | None, re.Pattern[str], str]) -> None:
+    """Raise `UserError` for the first option whose value has not its form; rows: option, value, form, remedy."""
+    for option, value, form, remedy in rows:
+        if value is not None and not form.fullmatch(value):
+            raise UserError(f"{option} {value!r}: not of the form that {taker} takes; {remedy}")
+
+
+def template(name: str) -> str:
+    """The text of a file in `templates`."""
+    return (resources.files("orchestrator.submit") / "templates" / name).read_text(encoding="utf-8")
 
 
 # --- waiting for the nodes ---

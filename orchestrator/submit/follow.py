@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from golf_core.errors import GolfError, RunError
+from golf_core.errors import RunError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 T = TypeVar("T")
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 POLL_S = 1.0
-
-
-class JobClient(Protocol):
-    """What is used of Ray's JobSubmissionClient."""
-
-    def submit_job(
-        self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any], metadata: dict[str, str]
-    ) -> str: ...
-
-    def get_job_info(self, job_id: str) -> Any: ...
-
-    def get_job_logs(self, job_id: str) -> str: ...
-
-    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]: ...
-
-    def stop_job(self, job_id: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -53,9 +41,7 @@ class Patience:
     answer: float = 30.0
     """For a single question."""
     quiet: float = 20.0
-    """Without a line, before the job's state is asked for."""
-    connection: float = 300.0
-    """Without a line, before the log is asked for anew: a connection can be dead without a sign."""
+    """Without a line, before state and log are asked for anew: a connection can be dead without a sign."""
     lost: float = 300.0
     """Without any answer, before the head is given up."""
     closed: float = 300.0
@@ -64,30 +50,25 @@ class Patience:
     """Between two connections."""
 
 
-async def answered(call: Callable[[], T], seconds: float) -> T:
-    """The result of `call`, in a thread of its own. Raises `TimeoutError` after `seconds`, and leaves it behind."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: Any, error: Exception | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of `call`. Raises `TimeoutError` after `seconds`, and leaves the call behind."""
+    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
     def work() -> None:
-        value, failure = None, None
         try:
-            value = call()
+            outcome.put((call(), None))
         except Exception as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
-            loop.call_soon_threadsafe(settle, value, failure)
+            outcome.put((None, error))
 
     # A daemon: the program ends although the call does not.
     threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wait_for(future, seconds)
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return value
 
 
 def is_refusal(error: Exception) -> bool:
@@ -100,7 +81,7 @@ class Follower:
 
     def __init__(
         self,
-        client: JobClient,
+        client: JobSubmissionClient,
         job_id: str,
         address: str,
         write: Callable[[str], None],
@@ -110,61 +91,55 @@ class Follower:
         self._patience = patience or Patience()
         self._printed = 0  # characters of the log
         self._answered = time.monotonic()
-        self._barren: float | None = None  # since when connections have ended without a line
 
-    async def run(self) -> JobEnd:
+    def run(self) -> JobEnd:
         """Return when the job has ended and its log is printed.
 
         Raises `RunError` where it cannot be known how it goes on: the head does not answer, has forgotten the
         job, or says that the job runs although nothing of it is left.
         """
+        barren: float | None = None  # since when connections have ended without a line
         while True:
-            closed = await self._tail()
-            end = await self._look()
+            closed = asyncio.run(self._tail())
+            end = self._look()
             if end is not None:
-                await self._rest()
+                with contextlib.suppress(Exception):  # the last lines, which a connection may have missed
+                    log = within(self._patience.answer, lambda: self._client.get_job_logs(self._id))
+                    self._print(log[self._printed :])
                 return end
-            self._give_up_in_time(closed)
-            await asyncio.sleep(self._patience.retry)
+            now = time.monotonic()
+            if now - self._answered > self._patience.lost:
+                raise RunError(
+                    f"{self._id}: no answer from {self._address} for {self._patience.lost:g} s; the job may still run: "
+                    f"ray job status --address {self._address} {self._id}"
+                )
+            barren = (barren or now) if closed else None
+            if barren is not None and now - barren > self._patience.closed:
+                raise RunError(
+                    f"{self._id}: is said to run, but for {self._patience.closed:g} s its log has been closed: its "
+                    f"driver or the old head is dead; look at {self._address}, then golf run --resume its folder"
+                )
+            time.sleep(self._patience.retry)
 
     async def _tail(self) -> bool:
         """Print what one connection brings; whether it ended by itself, without a new line."""
-        seen, brought, since = 0, False, time.monotonic()
+        seen, before = 0, self._printed
         stream = self._client.tail_job_logs(self._id)
-        piece: asyncio.Future[str] | None = None
         try:
             while True:
-                piece = piece or asyncio.ensure_future(anext(stream))
-                done, _ = await asyncio.wait({piece}, timeout=self._patience.quiet)
-                if not done:
-                    answered_before = self._answered
-                    if await self._look() is not None or self._answered == answered_before:
-                        return False
-                    self._barren = None  # it is open, and the head is there
-                    if time.monotonic() - since > self._patience.connection:
-                        return False
-                    continue
-                try:
-                    text = piece.result()
-                except StopAsyncIteration:
-                    return not brought
-                piece = None
-                new = text[max(0, self._printed - seen) :]
+                async with asyncio.timeout(self._patience.quiet):
+                    text = await anext(stream)
+                self._print(text[max(0, self._printed - seen) :])
                 seen += len(text)
-                if new:
-                    self._print(new)
-                    brought, since, self._barren = True, time.monotonic(), None
-        except GolfError:
-            raise
+        except TimeoutError:
+            return False
         except Exception:  # whatever the connection's end looks like: the job's state decides
-            return not brought
-        finally:
-            await _close(stream, piece)
+            return self._printed == before
 
-    async def _look(self) -> JobEnd | None:
+    def _look(self) -> JobEnd | None:
         """How the job ended, None while it runs or nobody answers."""
         try:
-            info = await answered(lambda: self._client.get_job_info(self._id), self._patience.answer)
+            info = within(self._patience.answer, lambda: self._client.get_job_info(self._id))
         except Exception as error:
             if is_refusal(error):
                 raise RunError(f"{self._id}: the cluster no longer takes this token; its head was restarted") from None
@@ -177,44 +152,21 @@ class Follower:
         self._answered = time.monotonic()
         return _end(info)
 
-    def _give_up_in_time(self, closed: bool) -> None:
-        now = time.monotonic()
-        if now - self._answered > self._patience.lost:
-            raise RunError(
-                f"{self._id}: no answer from {self._address} for {self._patience.lost:g} s; the job may still run: "
-                f"ray job status --address {self._address} {self._id}"
-            )
-        if not closed:
-            self._barren = None
-        elif self._barren is None:
-            self._barren = now
-        elif now - self._barren > self._patience.closed and now - self._answered < self._patience.lost:
-            raise RunError(
-                f"{self._id}: is said to run, but for {self._patience.closed:g} s its log has been closed: its driver "
-                f"or the old head is dead; look at {self._address}, then golf run --resume its folder"
-            )
-
-    async def _rest(self) -> None:
-        """The last lines, which a connection may have missed."""
-        with contextlib.suppress(Exception):
-            text = await answered(lambda: self._client.get_job_logs(self._id), self._patience.answer)
-            self._print(text[self._printed :])
-
     def _print(self, text: str) -> None:
         self._printed += len(text)
         if text:
             self._write(text)
 
 
-async def wait_for_end(client: JobClient, job_id: str, seconds: float) -> JobEnd | None:
+def wait_for_end(client: JobSubmissionClient, job_id: str, seconds: float) -> JobEnd | None:
     """How the job ended, None if it has not within `seconds`."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(Exception):
-            end = _end(await answered(lambda: client.get_job_info(job_id), left))
+            end = _end(within(left, lambda: client.get_job_info(job_id)))
             if end is not None:
                 return end
-        await asyncio.sleep(min(POLL_S, left))
+        time.sleep(min(POLL_S, left))
     return None
 
 
@@ -225,12 +177,3 @@ def _end(info: Any) -> JobEnd | None:
     # Of a failure Ray repeats the end of the log, which is printed already.
     message = (str(info.message or "").partition(", last available logs")[0].strip().splitlines() or [""])[0]
     return JobEnd(status, message, getattr(info, "driver_exit_code", None))
-
-
-async def _close(stream: AsyncIterator[str], piece: asyncio.Future[str] | None) -> None:
-    if piece is not None:
-        piece.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await piece  # what it may still have brought comes again with the next connection
-    with contextlib.suppress(Exception):
-        await stream.aclose()  # type: ignore[attr-defined]

@@ -6,12 +6,12 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
-from orchestrator.submit.entry import run_words, shell_line, worst_case_seconds
+from orchestrator.submit.entry import check_forms, check_parallel, run_words, shell_line, template, worst_case_seconds
+from orchestrator.submit.options import SlurmOptions
 
 WARNING_S = 60
 """Before the end of the time, for the run to write its state down."""
@@ -23,41 +23,18 @@ _TIME = re.compile(r"[0-9]+(:[0-9]{2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2}")
 _MEMORY = re.compile(r"[0-9]+[KMGT]?")
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
-    """What the job file does not say."""
-
-    project: Path
-    """The folder where the job runs, the same on every node."""
-    environment: Path | None
-    """Its Python environment, the same on every node; None: golf, ray and python are on the path."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    time: str | None = None
-    """As sbatch takes it; None: by the job's limits."""
-    memory: str | None = None
-    """Of a node; None: the partition's default."""
-    gpu_type: str | None = None
-    """Slurm's name for it; None: any GPU."""
-    container: str | None = None
-    """An image for the Pyxis plugin, such as registry.example#golf:1 or a .sqsh file."""
-    mounts: tuple[str, ...] = ()
-    """SOURCE:TARGET, into the container; the project's folder is mounted anyway."""
-    parallel: int = 1
-    """Gangs side by side."""
-
-
 def slurm_script(job: Job, path: str | Path, changes: Sequence[str], options: SlurmOptions) -> str:
     """The text of the script that runs `job`, read from `path` with `changes`.
 
-    Raises `UserError` naming the option that cannot work.
+    The options say project and environment: the folder where the job runs and its Python environment, each the same on
+    every node; without an environment golf, ray and python are on the path. Raises `UserError` naming the option that
+    cannot work.
     """
     _check(job, options)
     ranks = job.resources.ranks // job.resources.nodes
     cpus, gpus = math.ceil(ranks * job.resources.cpus_per_rank), ranks * job.resources.gpus_per_rank
     values = {
+        "DIRECTIVES": _directives(job, options, cpus, gpus),
         "CPUS": str(cpus),
         "GPUS": str(gpus),
         "START_S": str(START_S),
@@ -67,8 +44,7 @@ def slurm_script(job: Job, path: str | Path, changes: Sequence[str], options: Sl
         "RUN": shell_line(run_words(path, changes)),
     }
     # One pass: what a value holds is never read as a place for another.
-    body = re.sub("@@([A-Z_]+)@@", lambda place: values[place[1]], _BODY)
-    return f"#!/bin/bash\n{_directives(job, options, cpus, gpus)}{body}"
+    return re.sub("@@([A-Z_]+)@@", lambda place: values[place[1]], template("slurm.sh"))
 
 
 def slurm_time(seconds: int) -> str:
@@ -97,9 +73,9 @@ def _directives(job: Job, options: SlurmOptions, cpus: int, gpus: int) -> str:
         ("qos", options.qos),
         ("constraint", options.constraint),
     ]
-    lines = "".join(f"#SBATCH --{name}={value}\n" for name, value in given if value is not None)
+    lines = [f"#SBATCH --{name}={value}" for name, value in given if value is not None]
     # A second start would be a second run: golf run --resume goes on with the first.
-    return f"{lines}#SBATCH --no-requeue\n"
+    return "\n".join([*lines, "#SBATCH --no-requeue"])
 
 
 def _path_line(environment: Path | None) -> str:
@@ -113,7 +89,7 @@ def _container_words(options: SlurmOptions) -> str:
         return ""
     project = str(options.project)
     # Each step is a container of its own: those of one node meet in Ray's folder and in shared memory.
-    mounts = ",".join([f"{project}:{project}", "/tmp:/tmp", "/dev/shm:/dev/shm", *options.mounts])
+    mounts = ",".join([f"{project}:{project}", "/tmp:/tmp", "/dev/shm:/dev/shm", *(options.mount or [])])
     return shell_line(
         [
             f"--container-image={options.container}",
@@ -125,11 +101,9 @@ def _container_words(options: SlurmOptions) -> str:
 
 
 def _check(job: Job, options: SlurmOptions) -> None:
-    if not 1 <= options.parallel <= len(job.seeds):
-        raise UserError(
-            f"--parallel {options.parallel}: the job has {len(job.seeds)} seeds; give a number from 1 to as many"
-        )
-    for option, value, pattern, remedy in (
+    check_parallel(job, options.parallel)
+    check_forms(
+        "Slurm",
         ("--partition", options.partition, _DIRECTIVE, "give a partition's name"),
         ("--account", options.account, _DIRECTIVE, "give an account's name"),
         ("--qos", options.qos, _DIRECTIVE, "give the name of a quality of service"),
@@ -137,128 +111,12 @@ def _check(job: Job, options: SlurmOptions) -> None:
         ("--gpu-type", options.gpu_type, _DIRECTIVE, "give Slurm's name of the GPU, such as h100"),
         ("--time", options.time, _TIME, "give minutes, H:MM:SS or D-HH:MM:SS"),
         ("--memory", options.memory, _MEMORY, "give a number with K, M, G or T, such as 200G"),
-    ):
-        if value is not None and not pattern.fullmatch(value):
-            raise UserError(f"{option} {value!r}: not of the form that Slurm takes; {remedy}")
+    )
     if options.container is None:
-        if options.mounts:
+        if options.mount:
             raise UserError("--mount: only a --container has mounts; give both or neither")
         return
-    for mount in (f"{options.project}:{options.project}", *options.mounts):
+    for mount in (f"{options.project}:{options.project}", *(options.mount or [])):
         parts = mount.split(":")
         if "," in mount or len(parts) not in (2, 3) or not all(part.startswith("/") for part in parts[:2]):
             raise UserError(f"--mount {mount!r}: not SOURCE:TARGET, two absolute paths without ',' and ':'")
-
-
-_BODY = r"""
-# A Ray cluster of this job's own. Its processes are this script's: nothing else of yours on these nodes is touched.
-set -euo pipefail
-umask 077
-cd -- @@PROJECT@@
-@@PATH_LINE@@
-unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
-
-# Ray listens on every interface: only who knows the token may use it. It travels in the environment, never in a
-# command line, which every user of the node can read.
-RAY_AUTH_TOKEN=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
-export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
-export RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
-
-# shellcheck disable=SC2054 # commas inside of a word
-in_container=(@@CONTAINER@@)
-one_node=(srun --export=ALL --overlap --nodes=1 --ntasks=1)
-# Short, as paths of sockets are; a name that nobody can take before.
-scratch=/tmp/golf-$SLURM_JOB_ID-$(od -An -v -N4 -tx1 /dev/urandom | tr -d ' \n')
-
-nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-mapfile -t nodes <<<"$nodes"
-head=${nodes[0]}
-# Some hosts know themselves under a loopback address, which other nodes cannot reach.
-address=$(getent ahostsv4 "$head" | awk '$1 !~ /^127\./ { print $1; exit }') || true
-if [[ -z $address ]]; then
-    if ((${#nodes[@]} > 1)); then
-        echo "error: $head: no address that other nodes could reach; ask for the cluster's name service" >&2
-        exit 2
-    fi
-    address=127.0.0.1
-fi
-
-# The script runs on the head: a port that refuses here is free. Jobs that share a node begin their search apart.
-port=$((20000 + SLURM_JOB_ID % 1000 * 8))
-while (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do
-    port=$((port + 1))
-done
-
-steps=()
-# shellcheck disable=SC2317 # the trap calls it
-finish() {
-    trap - EXIT TERM INT
-    if ((${#steps[@]})); then
-        kill -TERM "${steps[@]}" 2>/dev/null || true
-        for ((i = 0; i < 150; i++)); do
-            kill -0 "${steps[@]}" 2>/dev/null || break
-            sleep 0.2
-        done
-        kill -KILL "${steps[@]}" 2>/dev/null || true
-        wait "${steps[@]}" 2>/dev/null || true
-    fi
-    timeout 60 srun --export=ALL --overlap --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 \
-        rm -rf -- "$scratch" 2>/dev/null || true
-}
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
-
-ray_options=(--block --num-cpus=@@CPUS@@ --num-gpus=@@GPUS@@ --temp-dir="$scratch" --disable-usage-stats)
-"${one_node[@]}" --nodelist="$head" --cpus-per-task=@@CPUS@@ "${in_container[@]}" \
-    ray start --head --node-ip-address="$address" --port="$port" --ray-client-server-port=$((port + 4)) \
-    --include-dashboard=false "${ray_options[@]}" &
-steps+=($!)
-
-deadline=$((SECONDS + @@START_S@@))
-while :; do
-    (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null && break
-    if ! kill -0 "${steps[0]}" 2>/dev/null; then
-        echo "error: Ray's head ended on $head; see above" >&2
-        exit 1
-    fi
-    if ((SECONDS >= deadline)); then
-        echo "error: Ray's head did not start on $head within @@START_S@@ s" >&2
-        exit 1
-    fi
-    sleep 0.2
-done
-
-others=$((${#nodes[@]} - 1))
-if ((others)); then
-    # A node that is lost takes its own gang with it, and no other.
-    srun --export=ALL --overlap --nodes="$others" --ntasks="$others" --ntasks-per-node=1 --exclude="$head" \
-        --kill-on-bad-exit=0 --wait=0 --cpus-per-task=@@CPUS@@ "${in_container[@]}" \
-        ray start --address="$address:$port" "${ray_options[@]}" &
-    steps+=($!)
-fi
-
-driver=("${one_node[@]}" --nodelist="$head" --cpus-per-task=1 "${in_container[@]}")
-"${driver[@]}" python -m orchestrator.submit.entry "$address:$port" "${#nodes[@]}" @@START_S@@ &
-steps+=($!)
-wait "${steps[-1]}"
-unset 'steps[-1]'
-
-# Sixty seconds before the time is up Slurm sends TERM here: the run is told, and writes down what it has.
-"${driver[@]}" @@RUN@@ --address "$address:$port" &
-run=$!
-steps+=("$run")
-told=0
-trap 'told=1; kill -TERM "$run" 2>/dev/null || true' TERM INT
-status=0
-wait "$run" || status=$?
-while ((told)); do
-    told=0
-    # The signal ended the waiting, not the run.
-    again=0
-    wait "$run" || again=$?
-    if ((again != 127)); then status=$again; fi
-done
-unset 'steps[-1]'
-exit "$status"
-"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -20,8 +19,10 @@ import typer
 from golf_core.errors import GolfError, RunError, UserError
 
 if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
     from orchestrator.job.load import Job
-    from orchestrator.submit.follow import JobClient, JobEnd
+    from orchestrator.submit.follow import JobEnd
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_S = 5.0
@@ -157,7 +158,7 @@ def dashboard_address(given: str | None, environment: Mapping[str, str]) -> str:
     return address.rstrip("/")
 
 
-def open_client(address: str) -> JobClient:
+def open_client(address: str) -> JobSubmissionClient:
     """Ray's client of the dashboard at `address`. Raises `ClusterError`, one sentence, where that cannot be."""
     from orchestrator.preflight.nodes import ClusterError
 
@@ -175,7 +176,7 @@ def open_client(address: str) -> JobClient:
     return bounded(lambda: _ray_client(address), ANSWER_S, f"--address {address}")
 
 
-def _ray_client(address: str) -> Any:
+def _ray_client(address: str) -> JobSubmissionClient:
     import logging
 
     from ray.job_submission import JobSubmissionClient
@@ -191,10 +192,10 @@ def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
     `what` begins the sentence.
     """
     from orchestrator.preflight.nodes import ClusterError
-    from orchestrator.submit.follow import answered, is_refusal
+    from orchestrator.submit.follow import is_refusal, within
 
     try:
-        return asyncio.run(answered(call, seconds))
+        return within(seconds, call)
     except (GolfError, KeyboardInterrupt):
         raise
     except TimeoutError:
@@ -265,7 +266,7 @@ def own_head(address: str) -> Path | None:
 # --- the submission -------------------------------------------------------------------------------
 
 
-def submit(client: JobClient, what: Plan, job: Job, address: str) -> str:
+def submit(client: JobSubmissionClient, what: Plan, job: Job, address: str) -> str:
     """Upload and submit; the id of the submission. Raises `UserError` where the upload is too large for Ray."""
     from orchestrator.submit.upload import write_package
 
@@ -297,7 +298,7 @@ def exit_code(end: JobEnd) -> int:
     return end.exit_code if end.exit_code in (1, 2) else 1
 
 
-def after_interrupt(client: JobClient, job_id: str, address: str, stop: bool, say: Say) -> int:
+def after_interrupt(client: JobSubmissionClient, job_id: str, address: str, stop: bool, say: Say) -> int:
     """Ctrl-C ends the following; the job is stopped if `stop`, or if a person says so when asked, once."""
     if not stop and sys.stdin.isatty():
         with contextlib.suppress(typer.Abort):
@@ -308,7 +309,7 @@ def after_interrupt(client: JobClient, job_id: str, address: str, stop: bool, sa
     from orchestrator.submit.follow import wait_for_end
 
     bounded(lambda: client.stop_job(job_id), ANSWER_S, f"stopping {job_id}")
-    end = asyncio.run(wait_for_end(client, job_id, STOP_S))
+    end = wait_for_end(client, job_id, STOP_S)
     if end is None:
         raise RunError(f"{job_id}: was told to stop and has not ended within {STOP_S:g} s; look at {address}")
     say(f"\n{job_id}: {end.status.lower()}")
@@ -363,7 +364,7 @@ def submit_command(
     if not follow:
         return
     try:
-        end = asyncio.run(Follower(client, job_id, url, _write).run())
+        end = Follower(client, job_id, url, _write).run()
     except KeyboardInterrupt:
         raise typer.Exit(after_interrupt(client, job_id, url, stop_on_interrupt, _say)) from None
     _say(f"{job_id}: {end.status.lower()}" + (f": {end.message}" if end.status == "FAILED" and end.message else ""))

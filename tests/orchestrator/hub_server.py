@@ -32,13 +32,9 @@ class HubServer:
     """Path to how many of its next answers hold a wrong byte."""
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Part of an address to the statuses of its next answers."""
-    ignore_ranges: bool = False
     extra_entries: list[dict[str, object]] = field(default_factory=list)
-    """Of each listing, whatever they say."""
+    """Of the listing, whatever they say."""
     listed_sizes: dict[str, int] = field(default_factory=dict)
-    listed_sha256: dict[str, str] = field(default_factory=dict)
-    page: int = 1000
-    """Entries of a listing's page."""
     seconds_per_answer: float = 0.0
     gate: threading.Event | None = None
     """Where set, bodies wait for it."""
@@ -60,25 +56,15 @@ class HubServer:
                     return statuses.pop(0)
         return None
 
-    def entries(self, folder: str) -> list[dict[str, object]] | None:
-        """What a listing of `folder` says; None where there is none."""
-        prefix = f"{folder}/" if folder else ""
-        inside = sorted(path for path in self.files if path.startswith(prefix))
-        if not inside and not self.extra_entries:
-            return None
-        folders = sorted({path.removeprefix(prefix).split("/")[0] for path in inside if "/" in path[len(prefix) :]})
-        listed: list[dict[str, object]] = [{"type": "directory", "oid": "0", "path": prefix + name} for name in folders]
-        listed += [self.entry(path) for path in inside if "/" not in path[len(prefix) :]]
-        return listed + self.extra_entries
-
     def entry(self, path: str) -> dict[str, object]:
+        """What the listing says of a file."""
         content = self.files[path]
         size = self.listed_sizes.get(path, len(content))
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry: dict[str, object] = {"type": "file", "oid": blob, "size": size, "path": path}
+        entry: dict[str, object] = {"rfilename": path, "blobId": blob, "size": size}
         if len(content) >= LARGE:
-            sha256 = self.listed_sha256.get(path, hashlib.sha256(content).hexdigest())
-            entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": 134}
+            sha256 = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
         return entry
 
 
@@ -138,8 +124,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, hub.error_code)
         elif path.startswith(f"/api/datasets/{hub.repo}/revision/"):
             self._revision(path.rpartition("/revision/")[2])
-        elif path.startswith(f"/api/datasets/{hub.repo}/tree/"):
-            self._tree(path.removeprefix(f"/api/datasets/{hub.repo}/tree/"))
         elif path.startswith(f"/datasets/{hub.repo}/resolve/"):
             self._resolve(path.removeprefix(f"/datasets/{hub.repo}/resolve/").partition("/")[2])
         elif path.startswith("/large/"):
@@ -151,44 +135,33 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in self.state.revisions:
             self._refuse(404, "RevisionNotFound")
         else:
-            self._json({"id": self.state.repo, "sha": COMMIT, "tags": [], "siblings": []})
-
-    def _tree(self, rest: str) -> None:
-        revision, _, folder = rest.partition("/")
-        entries = self.state.entries(folder)
-        if revision != COMMIT:
-            self._refuse(404, "RevisionNotFound")
-        elif entries is None:
-            self._refuse(404, "EntryNotFound")
-        else:
-            query = dict(part.partition("=")[::2] for part in urlsplit(self.path).query.split("&"))
-            begin = int(query.get("cursor", "0"))
-            end = begin + self.state.page
-            following = f"{self.state.address}/api/datasets/{self.state.repo}/tree/{rest}?cursor={end}"
-            self._json(entries[begin:end], {"Link": f'<{following}>; rel="next"'} if end < len(entries) else {})
+            listed = [*map(self.state.entry, sorted(self.state.files)), *self.state.extra_entries]
+            self._json({"id": self.state.repo, "sha": COMMIT, "tags": [], "siblings": listed})
 
     def _resolve(self, path: str) -> None:
         content = self.state.files.get(path)
         if content is None:
             self._refuse(404, "EntryNotFound")
         elif len(content) >= LARGE:
-            sha256 = hashlib.sha256(content).hexdigest()
-            self._head(302, 0, {"Location": f"{self.state.address}/large/{path}", "X-Linked-ETag": f'"{sha256}"'})
+            headers = {"Location": f"{self.state.address}/large/{path}", "X-Repo-Commit": COMMIT}
+            linked = {"X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Linked-Size": str(len(content))}
+            self._head(302, 0, headers | linked)
         else:
             self._body(path)
 
     def _body(self, path: str) -> None:
-        hub, content = self.state, self.state.files[path]
-        with hub.lock:
-            if hub.corrupt.get(path, 0) > 0:
-                hub.corrupt[path] -= 1
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            drop = hub.drops[path].pop(0) if hub.drops.get(path) else None
-            asked = self.headers.get("Range")
-            if asked:
-                hub.ranges.append(f"{PurePosixPath(path).name} {asked}")
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and not hub.ignore_ranges else 0
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        hub, content, asked = self.state, self.state.files[path], self.headers.get("Range")
+        etag, drop = f'"{hashlib.sha256(content).hexdigest()}"', None
+        if self.command == "GET":
+            with hub.lock:
+                if hub.corrupt.get(path, 0) > 0:
+                    hub.corrupt[path] -= 1
+                    content = content[:-1] + bytes([content[-1] ^ 1])
+                drop = hub.drops[path].pop(0) if hub.drops.get(path) else None
+                if asked:
+                    hub.ranges.append(f"{PurePosixPath(path).name} {asked}")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        headers = {"ETag": etag, "X-Repo-Commit": COMMIT}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self._head(206 if start else 200, len(content) - start, headers)
@@ -203,9 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         if drop is not None:
             self.close_connection = True
 
-    def _json(self, value: object, headers: dict[str, str] | None = None) -> None:
+    def _json(self, value: object) -> None:
         content = json.dumps(value).encode()
-        self._head(200, len(content), {"Content-Type": "application/json", **(headers or {})})
+        self._head(200, len(content), {"Content-Type": "application/json"})
         self.wfile.write(content)
 
     def _refuse(self, status: int, code: str = "") -> None:

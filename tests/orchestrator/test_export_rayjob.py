@@ -22,12 +22,11 @@ from golf_core.errors import UserError
 from orchestrator.job.load import Job, load_job
 from orchestrator.submit.command import export_app
 from orchestrator.submit.entry import worst_case_seconds
+from orchestrator.submit.options import RayJobOptions
 from orchestrator.submit.rayjob import (
     GKE_LABEL,
     MAX_SECONDS,
-    RayJobOptions,
     kubernetes_name,
-    manifest_text,
     rayjob_manifest,
 )
 
@@ -44,11 +43,11 @@ def job(tmp_path: Path) -> Job:
     return load_job(write_job(tmp_path, resources=H100))
 
 
-def manifest_of(job: Job, path: str = "jobs/a.yaml", changes: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
+def manifest_of(job: Job, path: str = "jobs/a.yaml", changes: tuple[str, ...] = (), **options: Any) -> Any:
     """The manifest as `kubectl` reads it."""
-    made = rayjob_manifest(job, path, changes, METADATA, replace(OPTIONS, **options))
-    text = manifest_text(made)
-    assert yaml.safe_load(text) == made
+    for name in ("env", "node_selector"):
+        options[name] = [f"{key}={value}" for key, value in options.pop(name, {}).items()]
+    made = yaml.safe_load(rayjob_manifest(job, path, changes, METADATA, replace(OPTIONS, **options)))
     VALIDATOR.validate(made)
     return made
 
@@ -111,6 +110,9 @@ class TestForm:
     def test_names(self, name: str, expected: str) -> None:
         assert kubernetes_name(name) == expected
 
+    def test_a_name_that_yaml_would_take_for_something_else(self, tmp_path: Path) -> None:
+        assert manifest_of(load_job(write_job(tmp_path, name="null")))["metadata"]["name"] == "null"
+
     @given(name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
     def test_any_job_has_a_name_that_kubernetes_takes(self, name: str) -> None:
         found = kubernetes_name(name)
@@ -167,7 +169,7 @@ class TestWhatItAsksFor:
             assert {"name": "golf", "mountPath": "/data"} in pod["containers"][0]["volumeMounts"]
 
     def test_it_ends(self, job: Job) -> None:
-        spec = manifest_of(job, parallel=3, ttl_seconds=60)["spec"]
+        spec = manifest_of(job, parallel=3, ttl=60)["spec"]
         assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 60
         assert spec["backoffLimit"] == 0
         assert spec["activeDeadlineSeconds"] == worst_case_seconds(job, 3) + 3600

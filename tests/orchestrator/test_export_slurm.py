@@ -23,7 +23,8 @@ from tiny import write_job
 from golf_core.errors import RunError, UserError
 from orchestrator.job.load import Job, load_job
 from orchestrator.submit.entry import is_plain, run_words, shell_line, wait_for_nodes, worst_case_seconds
-from orchestrator.submit.slurm import SlurmOptions, slurm_script, slurm_time
+from orchestrator.submit.options import SlurmOptions
+from orchestrator.submit.slurm import slurm_script, slurm_time
 
 OPTIONS = SlurmOptions(project=Path("/project"), environment=Path("/project/.venv"))
 HOSTILE = "a b'\"$(touch pwned)`touch pwned`\n;touch pwned #\\*~é&|<>@@RUN@@"
@@ -296,8 +297,8 @@ class TestWhatSlurmIsAskedFor:
             ({"time": "tomorrow"}, "--time"),
             ({"memory": "-1"}, "--memory"),
             ({"parallel": 4}, "--parallel"),
-            ({"mounts": ("/a:/b",)}, "--mount"),
-            ({"container": "image", "mounts": ("data",)}, "--mount"),
+            ({"mount": ["/a:/b"]}, "--mount"),
+            ({"container": "image", "mount": ["data"]}, "--mount"),
         ],
     )
     def test_what_cannot_work_is_refused(self, change: dict[str, Any], option: str, job: Job) -> None:
@@ -306,7 +307,7 @@ class TestWhatSlurmIsAskedFor:
         assert "\n" not in str(error.value)
 
     def test_a_container_is_that_of_every_step_of_ray(self, job: Job) -> None:
-        script = slurm_script(job, "j", (), replace(OPTIONS, container="reg#golf:1", mounts=("/data:/data",)))
+        script = slurm_script(job, "j", (), replace(OPTIONS, container="reg#golf:1", mount=["/data:/data"]))
         assert "'--container-image=reg#golf:1'" in script
         assert "--container-mounts=/project:/project,/tmp:/tmp,/dev/shm:/dev/shm,/data:/data" in script
         assert script.count('"${in_container[@]}"') == 3

@@ -40,7 +40,7 @@ from orchestrator.submit.submit import (
 from orchestrator.submit.upload import files_to_upload, write_package
 
 ADDRESS = "http://127.0.0.1:8265"
-HASTY = Patience(answer=0.2, quiet=0.02, connection=0.1, lost=0.3, closed=0.3, retry=0.01)
+HASTY = Patience(answer=0.2, quiet=0.02, lost=0.3, closed=0.3, retry=0.01)
 LOG = "".join(f"line {i}\n" for i in range(20))
 
 
@@ -88,7 +88,7 @@ class FakeClient:
 
 def followed(client: FakeClient, patience: Patience = HASTY) -> tuple[JobEnd, list[str]]:
     pieces: list[str] = []
-    return asyncio.run(Follower(client, "job-1", ADDRESS, pieces.append, patience).run()), pieces
+    return Follower(client, "job-1", ADDRESS, pieces.append, patience).run(), pieces
 
 
 class TestFollowing:
@@ -136,7 +136,7 @@ class TestFollowing:
 
     @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
     def test_a_quiet_job_is_waited_for(self, status: str) -> None:
-        patience = Patience(answer=1, quiet=0.02, connection=60, lost=0.1, closed=0.1, retry=0.01)
+        patience = Patience(answer=1, quiet=0.02, lost=0.1, closed=0.1, retry=0.01)
         client = FakeClient([info(status)] * 15 + [info("SUCCEEDED")], [[60.0]])
         assert followed(client, patience)[0].status == "SUCCEEDED"
 
@@ -228,7 +228,7 @@ class TestInterrupt:
         assert client.stopped == ["job-1"]
 
     def test_waiting_for_the_end_has_one(self) -> None:
-        assert asyncio.run(wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1)) is None
+        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None
 
 
 @pytest.fixture
