@@ -197,10 +197,12 @@ def packed_program(config: GolfConfig) -> bytes:
 
 def require_minifier() -> None:
     """Raise `ConfigError` where no program can be made: for those who would hear of it only after a training."""
-    if importlib.util.find_spec("python_minifier") is None:
+    try:
+        import python_minifier  # noqa: F401
+    except ImportError:
         raise ConfigError(
             "python-minifier is missing, which the program of a run is made with; pip install python-minifier"
-        )
+        ) from None
 
 
 def minified(text: str) -> str:

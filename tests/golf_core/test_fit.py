@@ -11,11 +11,10 @@ import torch
 from golden_case import small_case
 
 from golf_core.artifact.codec import decode, encode, load_artifact
-from golf_core.artifact.export import ARTIFACT_NAME, PROGRAM_NAME, export
+from golf_core.artifact.export import ARTIFACT_NAME, PROGRAM_NAME, bits_per_weight, bytes_by_group, export, zero_share
 from golf_core.artifact.fit import Fitted, fit
 from golf_core.artifact.packed import PACKED_MAGIC, encode_packed
 from golf_core.artifact.quantize import Quantized, grid_steps, quantize_all
-from golf_core.artifact.report import bits_per_weight, bytes_by_group, zero_share
 from golf_core.artifact.sensitivity import CHUNK, _of_all_targets, own_text, sensitivities
 from golf_core.config import ArtifactConfig, GolfConfig, override
 from golf_core.errors import ArtifactError, ConfigError

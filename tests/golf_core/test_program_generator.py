@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from golf_core.__main__ import main
 from golf_core.artifact import program
 from golf_core.artifact.program import ProgramError, bundle, is_made_from, minified, needed_modules, pack, unpack
 from golf_core.errors import ConfigError
@@ -159,10 +160,15 @@ def test_what_cannot_be_bundled(package: Path) -> None:
         readable_of(package)
 
 
-def test_without_the_minifier(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_minifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole run says so before its training."""
     monkeypatch.setitem(sys.modules, "python_minifier", None)
     with pytest.raises(ConfigError, match="pip install python-minifier"):
         minified("x = 1\n")
+    assert main(["run", "--preset", "small", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install python-minifier" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_other_files_are_no_programs() -> None:
