@@ -1,4 +1,8 @@
-"""A job as a Slurm batch script: a Ray cluster of its own over the allocation, closed to other users by a token."""
+"""A job as a Slurm batch script: a Ray cluster of its own over the allocation, closed to other users by a token.
+
+`ray symmetric-run` starts such a cluster too. As of Ray 2.60 it ends with 0 where Ray does not start, ends every Ray of
+the user on its nodes, and does not hand on the signal that comes before the time is up; so the script does it itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The project as a zip file for Ray: what travels is known, and small enough, before it is sent."""
+"""The project as a zip file for Ray: what travels is known, and small enough, before it is sent.
+
+Ray can pack a folder itself, but as of 2.60 it looks at files named .gitignore alone: what git ignores for another
+reason, such as secrets named in .git/info/exclude, would travel.
+"""
 
 from __future__ import annotations
 
