@@ -202,7 +202,7 @@ def verify(
     markdown: Annotated[Path | None, typer.Option(help="Write a page with all folders to this file.")] = None,
 ) -> None:
     """Check published runs: every figure claimed against the logs, caps, seeds, statistics. Exit code 1: a problem."""
-    from orchestrator.verify.command import run_verify
+    from orchestrator.verify.verifier import run_verify
 
     raise typer.Exit(run_verify(folders, baseline, json, markdown))
 

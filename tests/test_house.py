@@ -30,7 +30,7 @@ LEVELS = {
 }
 LONGEST, FULLEST = 450, 13
 """Lines of a module, and modules of a folder, at the most."""
-NOT_YET = {"orchestrator/verify", "golf_core"}
+NOT_YET = {"golf_core"}
 """Folders that are fuller than that still: none may be added, and each goes from here when it is put in order."""
 
 MODULES = {

@@ -1,22 +1,34 @@
-"""submission.json against the logs: every place that a claimed figure may come from is tried in turn."""
+"""The fields of submission.json and the tables of README.md against the logs.
+
+Every place that a claimed figure may come from is tried in turn.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import pstdev, stdev
 from typing import Literal
 
-from orchestrator.verify.claims import Claim
-from orchestrator.verify.evidence import STAGE_FIGURES, Evidence, places
-from orchestrator.verify.figures import Figure, Place
-from orchestrator.verify.final import described, mean_of
-from orchestrator.verify.patterns import DIMENSIONS
-from orchestrator.verify.quantities import Quantity, agreement, quantity, shown
-from orchestrator.verify.report import Finding, Status, Verdict
-from orchestrator.verify.submission_reader import SUBMISSION, Digits, Leaf
+from orchestrator.verify.evidence import STAGE_FIGURES, Evidence, described, mean_of, places
+from orchestrator.verify.figures import (
+    DIMENSIONS,
+    NUMBER,
+    UNIT,
+    Figure,
+    Place,
+    Quantity,
+    Run,
+    agreement,
+    quantity,
+    shown,
+    unit_of,
+    value_text,
+)
+from orchestrator.verify.report import Finding, Status, Verdict, finding
+from orchestrator.verify.submission import Claim, Digits, Leaf
 
-UNITS = {"score": "", "time": " s", "bytes": " bytes", "memory": " MiB", "count": ""}
 MOST_EVIDENCE = 12
 
 
@@ -33,44 +45,40 @@ class Candidate:
     computed: bool = False
 
 
-def check(claim: Claim, evidence: Evidence) -> Finding:
+def check_claim(claim: Claim, evidence: Evidence) -> Finding:
     """The finding on one claimed figure of a run, a mean or a spread."""
     candidates = list(_candidates(claim, evidence))
+    meant = next((candidate for candidate in candidates if candidate.rank == "meant"), None)
     for candidate in candidates:
         found = agreement(claim.quantity, candidate.quantity, candidate.computed)
-        if found != "differs":
-            return _finding(claim, candidate, found, _meant(candidates))
-    meant = _meant(candidates)
+        if found == "differs":
+            continue
+        if candidate.rank == "wrong":
+            return _made(claim, "differs", meant or candidate, candidate.what, candidate.evidence)
+        return _made(claim, found, candidate, candidate.what, status="note" if candidate.rank == "fair" else None)
     if meant is not None:
         off = claim.quantity.value - meant.quantity.value
         what = f"{meant.what}; " if meant.what else ""
         detail = f"{what}the claim is {_signed(off, claim, meant)} off, and no other place of the logs has it"
-        return _made(claim, "problem", "differs", meant, detail)
+        return _made(claim, "differs", meant, detail)
     return _not_logged(claim, evidence)
 
 
 def check_other(leaf: Leaf, evidence: Evidence) -> Finding:
     """A number of the file that is no figure of the table: it may be a setting, which the logs name alike."""
-    assert isinstance(leaf.value, Digits)
-    claimed = quantity(leaf.value)
-    assert claimed is not None
-    return check_setting(leaf.where, leaf.key, claimed, Place(SUBMISSION, leaf.line), evidence)
-
-
-def check_setting(subject: str, key: str, claimed: Quantity, place: Place, evidence: Evidence) -> Finding:
-    """A setting by the name that it has in the logs."""
-    logged = evidence.setting(key)
+    claimed = quantity(str(leaf.value))
+    assert isinstance(leaf.value, Digits) and claimed is not None
+    subject, text, logged = leaf.where, claimed.text, evidence.setting(leaf.key)
     if not logged:
-        detail = "the logs name no such figure"
-        return Finding("submission", subject, "absent", "not in the logs", claimed.text, "", detail, (place,))
+        return finding("submission", subject, "not in the logs", "the logs name no such figure", (leaf.place,), text)
     for figure in logged:
         found = agreement(claimed, figure.quantity)
         if found != "differs":
-            where: tuple[Place, ...] = (place, figure.place)
-            return Finding("submission", subject, "ok", found, claimed.text, figure.text, f"{key} in the log", where)
+            where: tuple[Place, ...] = (leaf.place, figure.place)
+            return finding("submission", subject, found, f"{leaf.key} in the log", where, text, figure.text)
     values = ", ".join(sorted({figure.text for figure in logged}))
-    where = (place, *places(logged)[:3])
-    return Finding("submission", subject, "problem", "differs", claimed.text, values, f"{key} in the logs", where)
+    where = (leaf.place, *places(logged)[:3])
+    return finding("submission", subject, "differs", f"{leaf.key} in the logs", where, text, values)
 
 
 def check_sum(claims: Sequence[Claim]) -> Iterator[Finding]:
@@ -83,12 +91,11 @@ def check_sum(claims: Sequence[Claim]) -> Iterator[Finding]:
     subject = f"{by_figure['code_bytes'].subject} + {by_figure['weight_bytes'].subject}"
     detail = f"the file's own code and weights; {by_figure['total_bytes'].subject} is {total:,.0f}"
     where = tuple(by_figure[name].place for name in names)
-    parts = f"{code + weights:,.0f} bytes"
-    if code + weights == total:
-        yield Finding("submission", subject, "ok", "holds", f"{total:,.0f}", parts, detail, where)
-    else:
-        detail += f", {total - code - weights:+,.0f} bytes from their sum"
-        yield Finding("submission", subject, "problem", "fails", f"{total:,.0f}", parts, detail, where)
+    off = total - code - weights
+    if off:
+        detail += f", {off:+,.0f} bytes from their sum"
+    verdict: Verdict = "fails" if off else "holds"
+    yield finding("submission", subject, verdict, detail, where, f"{total:,.0f}", f"{code + weights:,.0f} bytes")
 
 
 # --- candidates -----------------------------------------------------------------------------------
@@ -163,7 +170,7 @@ def _headline(claim: Claim, evidence: Evidence, figures: dict[str, Figure], labe
         yield Candidate(values[0].quantity, _stage_words(claim, label), "meant", (values[0].place,))
     for run in evidence.sources.second:
         if (other := evidence.figure(run, claim.figure, label)) is not None:
-            main = next((one for one in evidence.runs if one.key == run.key), None)
+            main = evidence.main(run)
             what = f"it stands in {run.file}, {described(run)}"
             if main is not None and main.kind == "training" and (trained := figures.get(run.key)) is not None:
                 what += f"; {main.file}, which trained the weights, gives {value_text(trained.quantity, claim.figure)}"
@@ -207,54 +214,30 @@ def _elsewhere(claim: Claim, evidence: Evidence) -> Iterator[Candidate]:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _finding(claim: Claim, candidate: Candidate, found: Verdict, meant: Candidate | None) -> Finding:
-    if candidate.rank == "meant":
-        return _made(claim, "ok", found, candidate, candidate.what)
-    if candidate.rank == "fair":
-        return _made(claim, "note", found, candidate, candidate.what)
-    return _made(claim, "problem", "differs", meant or candidate, candidate.what, candidate.evidence)
-
-
 def _made(
     claim: Claim,
-    status: Status,
     verdict: Verdict,
     candidate: Candidate,
     detail: str,
     more: tuple[Place, ...] = (),
+    status: Status | None = None,
 ) -> Finding:
     found = value_text(candidate.quantity, claim.figure)
     where = (claim.place, *dict.fromkeys((*more, *candidate.evidence)))[:MOST_EVIDENCE]
-    return Finding("submission", claim.subject, status, verdict, claim.quantity.text, found, detail, where)
-
-
-def value_text(value: Quantity, figure: str) -> str:
-    """A figure in its unit."""
-    dimension = DIMENSIONS.get(figure, "score")
-    if figure == "ms_per_step":
-        return f"{shown(1000 * value.value, max(1000 * value.resolution, 0.01))} ms"
-    if dimension == "time":
-        return f"{shown(value.value, max(value.resolution, 0.001))} s"
-    fine = value.resolution or (0.0 if value.value == int(value.value) else 0.001)
-    return shown(value.value, fine) + UNITS[dimension]
+    return finding("submission", claim.subject, verdict, detail, where, claim.quantity.text, found, status)
 
 
 def _not_logged(claim: Claim, evidence: Evidence) -> Finding:
-    where = (claim.place,)
-    subject, text = claim.subject, claim.quantity.text
+    status: Status | None = None
+    detail = "the logs do not give it"
     if claim.seed is not None and all(run.seed != claim.seed for run in (*evidence.runs, *evidence.sources.second)):
         detail = f"there is no log of seed {claim.seed}"
-        return Finding("submission", subject, "absent", "not in the logs", text, "", detail, where)
-    if claim.figure == "val_bpb" and not claim.stage:
-        detail = "no log gives a score in bits per byte"
-        return Finding("submission", subject, "problem", "not in the logs", text, "", detail, where)
-    many = claim.aggregate == "sd" and len(evidence.runs) == 1
-    detail = "one log has no spread" if many else "the logs do not give it"
-    return Finding("submission", subject, "absent", "not in the logs", text, "", detail, where)
-
-
-def _meant(candidates: Sequence[Candidate]) -> Candidate | None:
-    return next((candidate for candidate in candidates if candidate.rank == "meant"), None)
+    elif claim.figure == "val_bpb" and not claim.stage:
+        status, detail = "problem", "no log gives a score in bits per byte"
+    elif claim.aggregate == "sd" and len(evidence.runs) == 1:
+        detail = "one log has no spread"
+    where, text = (claim.place,), claim.quantity.text
+    return finding("submission", claim.subject, "not in the logs", detail, where, text, status=status)
 
 
 def _signed(off: float, claim: Claim, meant: Candidate) -> str:
@@ -262,7 +245,7 @@ def _signed(off: float, claim: Claim, meant: Candidate) -> str:
     if claim.figure == "ms_per_step":
         return f"{off * 1000:+.3g} ms"
     sign = "+" if off > 0 else ""
-    return f"{sign}{shown(off, fine)}{UNITS[DIMENSIONS.get(claim.figure, 'score')]}"
+    return f"{sign}{shown(off, fine)}{unit_of(claim.figure)}"
 
 
 def _stage_words(claim: Claim, label: str | None) -> str:
@@ -273,3 +256,116 @@ def _stage_words(claim: Claim, label: str | None) -> str:
 
 def _of(words: str) -> str:
     return f" of {words}" if words else ""
+
+
+# --- tables of README.md ------------------------------------------------------------------------------
+
+MOST_CELLS = 1_000
+SCORES = ("val_bpb", "val_loss")
+_CELL = re.compile(rf"~?\s?(?P<number>[\u2212-]?{NUMBER})\s?(?P<unit>{UNIT})?(?:\s?(?:bpb|BPB|nats))?", re.ASCII)
+_COLUMNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (r"ms\s?/\s?step|step_avg|ms per step|ms a step", "ms", ("ms_per_step",)),
+    (r"\bgain\b|delta|Δ|diff|improvement", "", ()),
+    (r"\bsteps?\b", "", ("steps",)),
+    (r"(?<![a-z])bpb\b|bits per byte", "", ("val_bpb",)),
+    (r"val_loss|\bnats\b|\bloss\b", "", ("val_loss",)),
+    (r"weight bytes|model bytes|weights|model size", "", ("weight_bytes",)),
+    (r"code", "", ("code_bytes",)),
+    (r"bytes|artifact|size|total", "", ("total_bytes",)),
+    (r"train.*(?:\bs\b|time|clock|sec)|wallclock", "", ("train_seconds",)),
+    (r"(?:eval|ttt).*(?:\bs\b|time|sec)", "", ("eval_seconds",)),
+    (r"param", "", ("parameters",)),
+)
+"""Headers, the unit that they imply, and the figures that a cell below them may be; the first that fits counts."""
+
+
+def check_tables(evidence: Evidence) -> Iterator[Finding]:
+    """One finding for each cell that could be matched with a kind of figure."""
+    count = 0
+    for header, rows in _tables(evidence.folder.readme or ()):
+        seeds = next((i for i, title in enumerate(header) if re.search(r"\bseed\b", title, re.IGNORECASE)), None)
+        if seeds is None:
+            continue
+        for number, cells in rows:
+            for column, (title, cell) in enumerate(zip(header, cells, strict=False)):
+                if column == seeds or count >= MOST_CELLS:
+                    continue
+                row = cells[seeds] if seeds < len(cells) else ""
+                found = _cell(title, cell, row, Place("README.md", number), evidence)
+                if found is not None:
+                    count += 1
+                    yield found
+
+
+def _tables(lines: Sequence[str]) -> Iterator[tuple[list[str], list[tuple[int, list[str]]]]]:
+    header: list[str] = []
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate([*lines, ""], start=1):
+        if not line.lstrip().startswith("|"):
+            if rows:
+                yield header, rows
+            header, rows = [], []
+            continue
+        cells = [cell.strip().replace("*", "").replace("`", "") for cell in line.strip().strip("|").split("|")]
+        if not header:
+            header = cells
+        elif not all(set(cell) <= set("-: ") for cell in cells):
+            rows.append((number, cells))
+
+
+def _cell(title: str, cell: str, row: str, place: Place, evidence: Evidence) -> Finding | None:
+    found = _CELL.fullmatch(cell)
+    if found is None:
+        return None
+    unit, names = _column(title)
+    if names == ():
+        return None
+    wanted = names or SCORES
+    subject = f"README.md, '{title}' of {row}"[:90]
+    mean = re.fullmatch(r"mean|average|avg", row.strip(), re.IGNORECASE)
+    run = next((run for run in evidence.runs if row.strip() == str(run.seed)), None)
+    if not mean and run is None:
+        return None
+    options: list[Quantity] = []
+    for name in wanted:
+        claimed = quantity(found["number"].replace("\u2212", "-"), found["unit"] or unit, DIMENSIONS[name])
+        if claimed is None:
+            continue
+        for value, words, where in _options(name, run, evidence):
+            verdict = agreement(claimed, value, computed=mean is not None)
+            if verdict != "differs":
+                text = value_text(value, name)
+                return finding("readme", subject, verdict, words, (place, *where), cell, text)
+            options.append(value)
+        if options and names:
+            detail = "no stage of that log gives it" if name in STAGE_FIGURES else "by that log"
+            evident: tuple[Place, ...] = (place,)
+            for other, figure in evidence.everywhere(name):
+                if run is not None and other.seed != run.seed and agreement(claimed, figure.quantity) != "differs":
+                    detail, evident = f"it is the figure of the log of {other.key}", (place, figure.place)
+                    break
+            return finding("readme", subject, "differs", detail, evident, cell, value_text(options[0], name))
+    return None  # a column whose name says nothing, and no score that fits
+
+
+def _column(title: str) -> tuple[str, tuple[str, ...] | None]:
+    """The unit and the figures of a column; None where its title tells nothing, () where it is not to be checked."""
+    for pattern, unit, names in _COLUMNS:
+        if re.search(pattern, title, re.IGNORECASE):
+            return unit, names
+    return "", None
+
+
+def _options(name: str, run: Run | None, evidence: Evidence) -> Iterator[tuple[Quantity, str, tuple[Place, ...]]]:
+    """What a cell may say: of scores and evaluation times the final stage's first, then all others'."""
+    labels = [evidence.label("")]
+    if name in STAGE_FIGURES:
+        labels += [stage.label for one in evidence.runs for stage in one.stages]
+    for label in dict.fromkeys(labels):
+        figures = evidence.figures(name, label)
+        if run is None and figures:
+            values = list(figures.values())
+            yield mean_of(values), f"mean over {len(values)} logs", places(values)
+        elif run is not None and run.key in figures:
+            figure = figures[run.key]
+            yield figure.quantity, f"'{figure.label}'" if figure.label else "", (figure.place,)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, one_sample, welch
 from orchestrator.folder.results import Test
-from orchestrator.verify.claims import Claim
-from orchestrator.verify.quantities import Quantity, agreement, shown
-from orchestrator.verify.report import Comparison, FinalStage, Finding, SeedScore, Status, Verdict
+from orchestrator.verify.figures import Quantity, agreement, shown
+from orchestrator.verify.report import Comparison, FinalStage, Finding, Status, Verdict, finding
+from orchestrator.verify.submission import Claim
 
+COMPARED = ("delta", "t", "df", "p", "baseline", "margin")
+"""What a claim may say of two folders, as `Claim.aggregate`."""
 RATIO_TOLERANCE = 0.005
 """Relative difference in BPB per nat beyond which two texts or tokenizers are not the same."""
 
@@ -32,17 +34,23 @@ class Baseline:
 
 def baseline_of(name: str, final: FinalStage, source: str) -> Baseline:
     """A folder's own figures as a baseline."""
-    bpb = tuple(score.val_bpb.value for score in final.scores)
-    nats = tuple(score.val_loss.value for score in final.scores if score.val_loss is not None)
+    bpb, nats = _values(final)
     fine = max((score.val_bpb.resolution for score in final.scores), default=0.0)
-    return Baseline(
-        name,
-        source,
-        bpb,
-        nats if len(nats) == len(bpb) else (),
-        Quantity(fmean(bpb), fine, "") if bpb else None,
-        Quantity(fmean(nats), fine, "") if nats and len(nats) == len(bpb) else None,
-    )
+    mean_bpb, mean_nats = (Quantity(fmean(values), fine, "") if values else None for values in (bpb, nats))
+    return Baseline(name, source, tuple(bpb), tuple(nats), mean_bpb, mean_nats)
+
+
+def stated_baseline(claims: Sequence[Claim]) -> Baseline | None:
+    """The baseline's means as submission.json gives them."""
+    found: dict[str, Claim] = {}
+    for claim in claims:
+        if claim.aggregate == "baseline":
+            found.setdefault(claim.figure, claim)
+    if not found:
+        return None
+    source = "means as stated in " + ", ".join(dict.fromkeys(str(claim.place) for claim in found.values()))
+    bpb, nats = (found[name].quantity if name in found else None for name in ("val_bpb", "val_loss"))
+    return Baseline("the stated baseline", source, mean_bpb=bpb, mean_nats=nats)
 
 
 def matches(stated: Baseline, final: FinalStage) -> bool:
@@ -86,25 +94,20 @@ def findings(comparison: Comparison) -> Iterator[Finding]:
     """What the comparison comes to, test by test."""
     for test in comparison.tests:
         subject = f"{test.name} against {comparison.baseline}"
-        detail = f"null hypothesis: {test.null}; {comparison.source}"
+        detail, found = f"null hypothesis: {test.null}; {comparison.source}", ""
         if test.p is None:
-            yield Finding("statistics", subject, "note", "stated", "", "", f"{detail}; no p: {test.note}", ())
-            continue
-        found = f"t = {test.statistic:.4f}, {test.df:.4f} degrees of freedom, p = {test.p:.2g} (one-sided)"
-        found += f", {'' if test.p < ALPHA else 'not '}below {ALPHA:g}"
-        yield Finding("statistics", subject, "note", "stated", "", found, detail, ())
+            detail += f"; no p: {test.note}"
+        else:
+            found = f"t = {test.statistic:.4f}, {test.df:.4f} degrees of freedom, p = {test.p:.2g} (one-sided)"
+            found += f", {'' if test.p < ALPHA else 'not '}below {ALPHA:g}"
+        yield finding("statistics", subject, "stated", detail, found=found)
     if comparison.note:
-        subject = f"units against {comparison.baseline}"
-        yield Finding("statistics", subject, "note", "stated", "", "", comparison.note, ())
+        yield finding("statistics", f"units against {comparison.baseline}", "stated", comparison.note)
 
 
 def check_comparisons(claims: Sequence[Claim], final: FinalStage | None, baseline: Baseline | None) -> list[Finding]:
     """Claimed differences, test statistics and margins, recomputed."""
-    found = []
-    for claim in claims:
-        if claim.aggregate in ("delta", "t", "df", "p", "baseline", "margin"):
-            found.append(_check(claim, final, baseline))
-    return found
+    return [_check(claim, final, baseline) for claim in claims if claim.aggregate in COMPARED]
 
 
 # --- claims -----------------------------------------------------------------------------------------
@@ -114,49 +117,44 @@ def _check(claim: Claim, final: FinalStage | None, baseline: Baseline | None) ->
     if final is None or not final.scores:
         return _open(claim, "the logs give no scores to compare")
     if claim.aggregate == "margin":
-        return _judged(claim, list(_margins(claim, final)), "the logs do not give nats and BPB")
+        return _judged(claim, _margins(claim, final), "the logs do not give nats and BPB")
     if baseline is None:
         return _open(claim, "the file gives no figures of its baseline; name its folder with --baseline")
-    if claim.aggregate == "baseline":
-        options = list(_baseline_figures(claim, baseline))
+    if claim.aggregate in ("baseline", "delta"):
+        options = (_baseline_figures if claim.aggregate == "baseline" else _deltas)(claim, final, baseline)
         return _judged(claim, options, "of the baseline this figure is not known", baseline.assumed)
-    if claim.aggregate == "delta":
-        options = list(_deltas(claim, final, baseline))
-        return _judged(claim, options, "of the baseline this figure is not known", baseline.assumed)
-    options = list(_tests(claim, final, baseline))
+    tests = list(_tests(claim, final, baseline))
     needed = "it needs the baseline's figure of each seed; name its folder with --baseline"
-    if not baseline.bpb and options and all(agreement(claim.quantity, o, True) == "differs" for o, _ in options):
+    if not baseline.bpb and tests and all(agreement(claim.quantity, test, True) == "differs" for test, _ in tests):
         return _open(claim, f"not that of a one-sample test against the stated mean; {needed}")
-    return _judged(claim, options, needed, baseline.assumed)
+    return _judged(claim, tests, needed, baseline.assumed)
 
 
 Option = tuple[Quantity, str]
 
 
-def _judged(claim: Claim, options: list[Option], otherwise: str, assumed: bool = False) -> Finding:
-    if not options:
+def _judged(claim: Claim, options: Iterable[Option], otherwise: str, assumed: bool = False) -> Finding:
+    """The first of the options that the claim agrees with, else the difference from the first of all."""
+    tried = list(options)
+    if not tried:
         return _open(claim, otherwise)
-    for value, what in options:
+    for value, what in tried:
         verdict = agreement(claim.quantity, value, computed=True)
         if verdict != "differs":
-            return _made(claim, "ok", verdict, value, what)
-    value, what = options[0]
+            return _made(claim, verdict, value, what)
+    value, what = tried[0]
     if assumed:
-        return _made(claim, "note", "differs", value, f"{what}; the file may speak of another baseline")
-    return _made(claim, "problem", "differs", value, what)
+        return _made(claim, "differs", value, f"{what}; the file may speak of another baseline", "note")
+    return _made(claim, "differs", value, what)
 
 
-def _made(claim: Claim, status: Status, verdict: Verdict, value: Quantity, what: str) -> Finding:
+def _made(claim: Claim, verdict: Verdict, value: Quantity, what: str, status: Status | None = None) -> Finding:
     text = shown(value.value, value.resolution) if claim.aggregate == "baseline" else f"{value.value:.6g}"
-    where = (claim.place,)
-    if status == "ok":
-        return Finding("statistics", claim.subject, "ok", verdict, claim.quantity.text, text, what, where)
-    return Finding("statistics", claim.subject, status, "differs", claim.quantity.text, text, what, where)
+    return finding("statistics", claim.subject, verdict, what, (claim.place,), claim.quantity.text, text, status)
 
 
 def _open(claim: Claim, detail: str) -> Finding:
-    where = (claim.place,)
-    return Finding("statistics", claim.subject, "absent", "not in the logs", claim.quantity.text, "", detail, where)
+    return finding("statistics", claim.subject, "not in the logs", detail, (claim.place,), claim.quantity.text)
 
 
 def _margins(claim: Claim, final: FinalStage) -> Iterator[Option]:
@@ -167,7 +165,7 @@ def _margins(claim: Claim, final: FinalStage) -> Iterator[Option]:
         yield Quantity(MARGIN_NATS * fmean(bpb) / fmean(nats), 1e-10, ""), "0.005 nats a token by the logs' own ratio"
 
 
-def _baseline_figures(claim: Claim, baseline: Baseline) -> Iterator[Option]:
+def _baseline_figures(claim: Claim, _final: FinalStage, baseline: Baseline) -> Iterator[Option]:
     mean = baseline.mean_nats if claim.figure == "val_loss" else baseline.mean_bpb
     if mean is not None:
         yield mean, baseline.source
@@ -178,19 +176,15 @@ def _deltas(claim: Claim, final: FinalStage, baseline: Baseline) -> Iterator[Opt
     fine = max(score.val_bpb.resolution for score in final.scores)
     # A gain is the same difference without its sign.
     sign = -1.0 if claim.quantity.value > 0 else 1.0
-    what = f"mean of the logs less the baseline's ({baseline.source})"
-    if claim.figure == "val_bpb" and baseline.mean_bpb is not None:
-        error = fine + baseline.mean_bpb.resolution
-        yield Quantity(sign * (fmean(bpb) - baseline.mean_bpb.value), error, ""), what
-    if claim.figure == "val_loss" and nats:
-        if baseline.mean_nats is not None:
-            error = fine + baseline.mean_nats.resolution
-            yield Quantity(sign * (fmean(nats) - baseline.mean_nats.value), error, ""), what
-        elif baseline.mean_bpb is not None:
-            ratio = fmean(nats) / fmean(bpb)
-            error = (fine + baseline.mean_bpb.resolution) * ratio
-            by_ratio = sign * (fmean(bpb) - baseline.mean_bpb.value) * ratio
-            yield Quantity(by_ratio, error, ""), f"{what}, in nats by the logs' own ratio"
+    own, mean, ratio, words = bpb, baseline.mean_bpb, 1.0, ""
+    if claim.figure == "val_loss" and nats and baseline.mean_nats is None:
+        ratio, words = fmean(nats) / fmean(bpb), ", in nats by the logs' own ratio"
+    elif claim.figure == "val_loss":
+        own, mean = nats, baseline.mean_nats
+    if own and mean is not None:
+        value = sign * (fmean(own) - mean.value) * ratio
+        what = f"mean of the logs less the baseline's ({baseline.source}){words}"
+        yield Quantity(value, (fine + mean.resolution) * ratio, ""), what
 
 
 def _tests(claim: Claim, final: FinalStage, baseline: Baseline) -> Iterator[Option]:
@@ -234,9 +228,9 @@ def _error(final: FinalStage, own: Sequence[float], mean: Quantity, by: float, t
 
 
 def _values(final: FinalStage) -> tuple[list[float], list[float]]:
-    scores: Sequence[SeedScore] = final.scores
-    nats = [score.val_loss.value for score in scores if score.val_loss is not None]
-    return [score.val_bpb.value for score in scores], nats if len(nats) == len(scores) else []
+    """BPB of each seed, and nats a token where every seed has them."""
+    nats = [score.val_loss.value for score in final.scores if score.val_loss is not None]
+    return [score.val_bpb.value for score in final.scores], nats if len(nats) == len(final.scores) else []
 
 
 def _same_text(ratio: float | None, mean_bpb: float | None, mean_nats: float | None) -> bool | None:

@@ -12,8 +12,8 @@ from golf_core.errors import UserError
 from golf_core.files import open_plain
 from golf_core.strict_json import printable
 from orchestrator.verify.figures import LogFile, Run, seed_in_name
-from orchestrator.verify.log_reader import read_log
-from orchestrator.verify.submission_reader import SUBMISSION, Submission, read_submission
+from orchestrator.verify.logs import read_log
+from orchestrator.verify.submission import SUBMISSION, Submission, read_submission
 
 README = "readme.md"
 MOST_LOGS = 60

@@ -1,36 +1,37 @@
-"""One command: folders in, a typed report out."""
+"""`golf verify`: folders in; a typed report out, printed and written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from orchestrator.verify.budgets import check_budgets
-from orchestrator.verify.check_claims import check, check_other, check_sum, value_text
-from orchestrator.verify.check_logs import check_files, check_seeds
-from orchestrator.verify.check_prose import check_said, read_readme, read_submission_texts, stated_baseline
-from orchestrator.verify.claims import Claim, claimed_seeds, headline, read_claims
+from rich.console import Console
+
+from golf_core import files, strict_json
+from golf_core.errors import UserError
+from orchestrator.verify.check_claims import check_claim, check_other, check_sum, check_tables
+from orchestrator.verify.check_logs import check_budgets, check_files, check_seeds
 from orchestrator.verify.comparison import (
+    COMPARED,
     Baseline,
     baseline_of,
     check_comparisons,
     compare,
     findings,
     matches,
+    stated_baseline,
 )
-from orchestrator.verify.evidence import Evidence
-from orchestrator.verify.figures import Place, Run
-from orchestrator.verify.final import Sources, final_stage, mean_of, sort_runs
+from orchestrator.verify.evidence import Evidence, Sources, final_stage, mean_of, places, sort_runs
+from orchestrator.verify.figures import RunReport, agreement, quantity, value_text
 from orchestrator.verify.folder import FolderError, RecordFolder, plain, read_folder
-from orchestrator.verify.prose import Reading
-from orchestrator.verify.quantities import agreement, quantity
-from orchestrator.verify.readme_tables import check_tables
-from orchestrator.verify.report import FORMAT, Comparison, Finding, FolderReport, RunReport, VerifyReport
-from orchestrator.verify.submission_reader import SUBMISSION, Leaf
+from orchestrator.verify.report import FORMAT, Finding, FolderReport, Status, VerifyReport, finding, page, report_table
+from orchestrator.verify.submission import SUBMISSION, Claim, Leaf, claimed_seeds, headline, read_claims
 
-_COMPARED = ("delta", "t", "df", "p", "baseline", "margin")
+WIDE = 170
+"""Columns of a report that is not for a terminal."""
 _LOGGED = {
     "steps": "steps",
     "ms_per_step": "milliseconds a step",
@@ -43,6 +44,32 @@ _LOGGED = {
 _EXPECTED = {"val_bpb": "a mean val_bpb", "val_loss": "a mean val_loss", "total_bytes": "the total bytes"}
 
 
+def run_verify(folders: Sequence[Path], baseline: Path | None, json: Path | None, markdown: Path | None) -> int:
+    """Check the folders, print and write what was found; returns the exit code."""
+    report = verify(folders, baseline)
+    # What was found is written before anything is printed, so that a reader who closes the pipe loses nothing.
+    if json is not None:
+        _written(json, lambda: strict_json.save(report, json))
+    if markdown is not None:
+        text = page(report, folders, baseline, markdown)
+        _written(markdown, lambda: files.write_text(markdown, text))
+    console = Console()
+    if not console.is_terminal:  # a file has room for whole lines
+        console = Console(width=WIDE)
+    for folder in report.folders:
+        console.print(report_table(folder))
+    for sentence in report.unreadable:
+        sys.stderr.write(f"error: {sentence}\n")
+    return report.exit_code
+
+
+def _written(place: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written ({error.strerror}); name another file") from None
+
+
 @dataclass(frozen=True)
 class _Case:
     """A folder with all that was read of it."""
@@ -51,11 +78,9 @@ class _Case:
     claims: list[Claim]
     others: list[Leaf]
     broken: list[Leaf]
-    texts: Reading
-    paragraphs: Reading
 
 
-def verify(places: Sequence[Path], baseline: Path | None = None) -> VerifyReport:
+def verify(folders: Sequence[Path], baseline: Path | None = None) -> VerifyReport:
     """Check every folder; with `baseline`, against that folder's seeds.
 
     Without it, a baseline whose means a folder states is looked for among the other folders given. Folders that cannot
@@ -65,7 +90,7 @@ def verify(places: Sequence[Path], baseline: Path | None = None) -> VerifyReport
     if given is not None and given.evidence.final is None:
         raise FolderError(f"{plain(str(baseline))}: no log of it gives a score; name a folder with the baseline's logs")
     cases, unreadable = [], []
-    for place in places:
+    for place in folders:
         try:
             cases.append(_case(read_folder(place)))
         except FolderError as error:
@@ -80,9 +105,7 @@ def _case(folder: RecordFolder) -> _Case:
     stated = headline(claims, "val_bpb")
     final = final_stage(sources, stated.quantity if stated else None)
     evidence = Evidence(folder, sources, final)
-    return _Case(
-        evidence, claims, others, broken, read_submission_texts(folder.submission.leaves), read_readme(evidence)
-    )
+    return _Case(evidence, claims, others, broken)
 
 
 def _seeds(sources: Sources) -> set[int]:
@@ -91,7 +114,7 @@ def _seeds(sources: Sources) -> set[int]:
 
 def _baselines(case: _Case, cases: Sequence[_Case], given: _Case | None) -> tuple[Baseline | None, Baseline | None]:
     """The baseline that the folder speaks of, and the one that it is compared with."""
-    stated = stated_baseline([case.texts, case.paragraphs], case.claims)
+    stated = stated_baseline(case.claims)
     meant = stated
     if stated is not None:
         for other in [given, *cases] if given is not None else cases:
@@ -112,59 +135,55 @@ def _differ(one: _Case, other: _Case) -> bool:
 
 
 def _report(case: _Case, meant: Baseline | None, baseline: Baseline | None) -> FolderReport:
-    evidence = case.evidence
-    compared: Comparison | None = None
+    evidence, compared = case.evidence, None
     if baseline is not None and evidence.final is not None and evidence.final.scores:
         compared = compare(evidence.final, baseline)
-    found = tuple(_findings(case, meant, compared))
+    found = [*_findings(case, meant), *(findings(compared) if compared is not None else ()), *_last_findings(case)]
+    reported = [field.name for field in fields(RunReport)]
     runs = (*evidence.runs, *evidence.sources.second, *evidence.sources.mixed)
     return FolderReport(
         folder=evidence.folder.name,
-        runs=tuple(_run_report(run) for run in runs),
+        runs=tuple(RunReport(**{name: getattr(run, name) for name in reported}) for run in runs),
         final=evidence.final,
         comparison=compared,
-        findings=found,
+        findings=tuple(found),
         sentence=_sentence(found, len(runs)),
     )
 
 
-def _findings(case: _Case, baseline: Baseline | None, compared: Comparison | None) -> Iterator[Finding]:
+def _findings(case: _Case, baseline: Baseline | None) -> Iterator[Finding]:
     evidence, submission = case.evidence, case.evidence.folder.submission
     yield from check_files(evidence)
     yield from check_seeds(evidence, claimed_seeds(submission, _seeds(evidence.sources)))
     yield from _final_line(evidence)
     for leaf in case.broken:
         detail = "it is not a finite number of ordinary size"
-        text, where = str(leaf.value)[:40], (Place(SUBMISSION, leaf.line),)
-        yield Finding("submission", leaf.where[:120], "problem", "differs", text, "", detail, where)
+        yield finding("submission", leaf.where[:120], "differs", detail, (leaf.place,), str(leaf.value)[:40])
     for claim in case.claims:
-        if claim.aggregate not in _COMPARED:
-            yield check(claim, evidence)
+        if claim.aggregate not in COMPARED:
+            yield check_claim(claim, evidence)
     yield from check_sum(case.claims)
     for leaf in case.others:
         yield check_other(leaf, evidence)
-    yield from check_said(case.texts, "submission", evidence, baseline)
     yield from _name(evidence)
-    yield from check_said(case.paragraphs, "readme", evidence, baseline)
     yield from check_tables(evidence)
     yield from check_budgets(evidence, case.claims, submission)
     yield from check_comparisons(case.claims, evidence.final, baseline)
-    if compared is not None:
-        yield from findings(compared)
-    yield from _spread(evidence)
-    yield from _absent(evidence, case.claims)
+
+
+def _last_findings(case: _Case) -> Iterator[Finding]:
+    yield from _spread(case.evidence)
+    yield from _absent(case.evidence, case.claims)
 
 
 def _final_line(evidence: Evidence) -> Iterator[Finding]:
     final = evidence.final
-    if final is None:
-        if evidence.runs:
-            detail = "no log gives a score in bits per byte"
-            yield Finding("logs", "final figure", "absent", "absent", "", "", detail, ())
-        return
-    where = tuple(score.val_bpb.place for score in final.scores)
-    mean = value_text(mean_of([score.val_bpb for score in final.scores]), "val_bpb")
-    yield Finding("logs", "final figure", "note", "stated", "", mean, f"'{final.label}': {final.reason}", where)
+    if final is not None:
+        scores = [score.val_bpb for score in final.scores]
+        mean = value_text(mean_of(scores), "val_bpb")
+        yield finding("logs", "final figure", "stated", f"'{final.label}': {final.reason}", places(scores), found=mean)
+    elif evidence.runs:
+        yield finding("logs", "final figure", "absent", "no log gives a score in bits per byte")
 
 
 def _name(evidence: Evidence) -> Iterator[Finding]:
@@ -173,14 +192,12 @@ def _name(evidence: Evidence) -> Iterator[Finding]:
     claimed = quantity(found[1]) if found else None
     if claimed is None or evidence.final is None or not evidence.final.scores:
         return
-    mean = mean_of([score.val_bpb for score in evidence.final.scores])
+    scores = [score.val_bpb for score in evidence.final.scores]
+    mean = mean_of(scores)
     verdict = agreement(claimed, mean, computed=True)
-    text, where = value_text(mean, "val_bpb"), tuple(score.val_bpb.place for score in evidence.final.scores)
-    detail = f"mean of '{evidence.final.label}' over {len(evidence.final.scores)} logs"
-    if verdict == "differs":
-        yield Finding("files", "folder name", "note", "differs", claimed.text, text, detail, where)
-    else:
-        yield Finding("files", "folder name", "ok", verdict, claimed.text, text, detail, where)
+    detail, text = f"mean of '{evidence.final.label}' over {len(scores)} logs", value_text(mean, "val_bpb")
+    status: Status | None = "note" if verdict == "differs" else None
+    yield finding("files", "folder name", verdict, detail, places(scores), claimed.text, text, status)
 
 
 def _spread(evidence: Evidence) -> Iterator[Finding]:
@@ -192,7 +209,7 @@ def _spread(evidence: Evidence) -> Iterator[Finding]:
             found = f"{summary.mean:.8f} ± {summary.sd:.8f}"
             low, high = summary.ci95
             detail = f"mean and sample standard deviation over {summary.n} logs; 95% interval {low:.5f} to {high:.5f}"
-            yield Finding("statistics", name, "note", "stated", "", found, detail, ())
+            yield finding("statistics", name, "stated", detail, found=found)
 
 
 def _absent(evidence: Evidence, claims: Sequence[Claim]) -> Iterator[Finding]:
@@ -201,32 +218,15 @@ def _absent(evidence: Evidence, claims: Sequence[Claim]) -> Iterator[Finding]:
     if submission.present and not submission.fault:
         for figure, words in _EXPECTED.items():
             if not any(claim.figure == figure and claim.seed is None for claim in claims):
-                yield Finding(
-                    "submission", figure, "absent", "absent", "", "", f"{SUBMISSION} does not give {words}", ()
-                )
+                yield finding("submission", figure, "absent", f"{SUBMISSION} does not give {words}")
         if len(evidence.runs) > 1 and not any(c.aggregate == "sd" and c.figure == "val_bpb" for c in claims):
             detail = f"{SUBMISSION} has no field for the standard deviation"
-            yield Finding("submission", "val_bpb_std", "absent", "absent", "", "", detail, ())
+            yield finding("submission", "val_bpb_std", "absent", detail)
     for figure, words in _LOGGED.items():
         without = [run.key for run in evidence.runs if figure not in run.figures]
         if without:
             detail = f"not in the log{'s' if len(without) > 1 else ''} of {', '.join(without[:8])}"
-            yield Finding("logs", words, "absent", "absent", "", "", detail, ())
-
-
-def _run_report(run: Run) -> RunReport:
-    return RunReport(
-        file=run.file,
-        part=run.part,
-        seed=run.seed,
-        seed_source=run.seed_source,
-        kind=run.kind,
-        figures=run.figures,
-        stages=run.stages,
-        losses=run.losses,
-        losses_cut=run.losses_cut,
-        mixed=run.mixed,
-    )
+            yield finding("logs", words, "absent", detail)
 
 
 def _sentence(found: Sequence[Finding], runs: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from fuzz_tools import answer
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from run_builders import STAGE_FILES, interrupted_run
-from verify_builders import RUNS, claims, log_lines, write_folder
+from verify_builders import RUNS, log_lines, write_folder
 from watchdog import bounded
 
 from golf_core.results import DataRecord
@@ -31,9 +32,9 @@ from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.resume import Remains, remains_of
 from orchestrator.folder.seed_log import read_events, seed_log
-from orchestrator.verify import log_reader
+from orchestrator.verify import logs
 from orchestrator.verify.folder import RecordFolder, read_folder
-from orchestrator.verify.page import page
+from orchestrator.verify.report import page
 from orchestrator.verify.verifier import verify
 
 PROJECT = Path(__file__).parents[2]
@@ -281,26 +282,18 @@ def verified(place: Path, seconds: float = 30.0) -> RecordFolder | None:
     return read
 
 
-@fuzz
-@given(st.dictionaries(st.sampled_from(list(claims())), values, max_size=4))
-@example({"blurb": "\ud800 mean 1.1\x1b[2J\n|x|"})
-@example({"seed_results": {"42": {"val_bpb": "\ud800"}}})
-def test_any_claims(sound_record: Path, changes: dict[str, Any]) -> None:
-    (sound_record / "submission.json").write_bytes(dumped({**claims(), **changes}))
-    verified(sound_record)
-
-
 @pytest.fixture(scope="module")
 def sound_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("records") / "record")
 
 
-LOG_WORDS = (
-    "val_bpb:;val_loss=;seed:;step:;1.1;1e999;nan;-1;/; ;final_int8 ;train_time:;ms;bytes; in ;s;XSA:last_4;[1/2]"
-)
-README_WORDS = 'import x\n;{;};";| seed | bpb |\n;| 42 | 1.1 |\n;mean ;±;\x1b['
-BREAKS = ["\n", "\r", "\x00", "\xff", "\x85", "\u2028", "\ud83d", "9" * 400, "====" * 20]
-log_pieces = st.sampled_from([*LOG_WORDS.split(";"), *README_WORDS.split(";"), *BREAKS])
+LOG_PIECES = (
+    *("val_bpb:", "val_loss=", "seed:", "step:", "1.1", "1e999", "nan", "-1", "/", "final_int8 ", "train_time:"),
+    *("ms", "bytes", " in ", "s", "XSA:last_4", "[1/2]", "{", "}", '"', "±", " ", "\n", "\r", "\x00", "9" * 400),
+    *("=" * 80, "import x\n", "\ud83d", "\xff", "\x85", "\u2028", "\x1b[", "| seed | bpb |\n|---|---|\n| 42 | 1.1 |\n"),
+    *("eval_only: seed=3 in 5s\n", "step:3/9 val_loss:nan val_bpb:inf\n", "x val_bpb:1e308 val_loss:-1e308\n"),
+)  # fmt: skip
+log_pieces = st.sampled_from([*LOG_PIECES, *(line + "\n" for line in log_lines(RUNS[0]))])
 
 
 @fuzz
@@ -310,7 +303,10 @@ def test_any_log_and_readme(sound_record: Path, log: str, readme: str) -> None:
     (sound_record / "README.md").write_bytes(readme.encode("utf-16-le", "surrogatepass" if log else "replace"))
     verified(sound_record)
     (sound_record / "README.md").write_bytes(readme.encode("utf-8", "surrogatepass"))
-    verified(sound_record)
+    read = verified(sound_record)
+    for run in read.runs if read else ():
+        figures = run.figures.values()
+        assert all(math.isfinite(figure.value) and figure.place.line >= 1 for figure in figures)
 
 
 @fuzz
@@ -332,31 +328,15 @@ def name_of(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-BAIT = [
-    "a" * 9, "a-", "x=1,", "1,", "1_", " in 1 ", "mean ", "val_bpb:", "[1/", "±1.1 ", "| ", "**", "`", "3-seed ", "\\",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("bait", BAIT)
-def test_lines_of_a_megabyte_are_no_trap(tmp_path: Path, bait: str) -> None:
-    """A pattern that went back over its text would take hours for one of them."""
-    place = write_folder(tmp_path / "record", RUNS[:1])
-    line = bait * (1_000_000 // len(bait))
-    (place / "other_seed7.log").write_text("\n".join([line, *log_lines(RUNS[1]), line]))
-    (place / "README.md").write_text(line[:500_000] + "\n" + line[:500_000])
-    (place / "submission.json").write_bytes(dumped({**claims(), "blurb": line, line[:9000]: line[:9000]}))
-    assert verified(place) is not None
-
-
 @pytest.mark.parametrize("ending", ["\n", "\n=\n", "\nx: 1\n"], ids=["empty", "short", "words"])
 def test_millions_of_lines_are_no_trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """What stands before and after them is read, with its line; and the rest is said to be left out."""
-    monkeypatch.setattr(log_reader, "MOST_LINES", 1_000)
-    monkeypatch.setattr(log_reader, "TAIL_BYTES", 3_000)
+    monkeypatch.setattr(logs, "MOST_LINES", 1_000)
+    monkeypatch.setattr(logs, "TAIL_BYTES", 3_000)
     path = tmp_path / "train_seed42.log"
     lines = log_lines(RUNS[0])
     path.write_text("\n".join(lines[:-8]) + ending * 40_000 + "\n".join(lines[-8:]) + "\n")
-    log = log_reader.read_log(path, path.name)
+    log = logs.read_log(path, path.name)
     assert any("only the first, and the end" in note for note in log.notes)
     assert log.lines == len(path.read_text().splitlines()) and log.runs[0].losses_cut
     score = log.runs[0].stages[-1].val_bpb
@@ -368,7 +348,7 @@ def test_two_hundred_megabytes_of_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "train_seed42.log"
     path.write_bytes(b"seed:42\n" + b"\n" * 200_000_000)
     with bounded(30):
-        log = log_reader.read_log(path, path.name)
+        log = logs.read_log(path, path.name)
     path.unlink()
     assert log.lines == 200_000_001
 
@@ -380,17 +360,6 @@ def test_a_record_of_everything_but_files(tmp_path: Path) -> None:
         for harm in harms(place / name, kept):
             with bounded(60):
                 assert verify([place]).folders, (name, harm)
-
-
-def test_links_that_lead_out_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "private").write_text('{"val_bpb": 0.123456789}\nval_bpb:0.123456789\n')
-    place = write_folder(tmp_path / "record")
-    for name in ("submission.json", "README.md", "train_seed99.log"):
-        (place / name).unlink(missing_ok=True)
-        (place / name).symlink_to("../private")
-    (place / "logs").symlink_to(tmp_path)
-    read = verified(place)
-    assert read is not None and "0.12345" not in repr(read) and not read.submission.present
 
 
 def test_folders_within_folders(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -12,11 +13,8 @@ from tiny import REPO, golf
 from verify_builders import RUNS, changed, write_folder
 
 from golf_core import strict_json
-from orchestrator.verify.command import run_verify
-from orchestrator.verify.page import page
-from orchestrator.verify.report import VerifyReport
-from orchestrator.verify.table import report_table
-from orchestrator.verify.verifier import verify
+from orchestrator.verify.report import VerifyReport, page, report_table
+from orchestrator.verify.verifier import run_verify, verify
 
 
 def test_a_folder_that_holds(tmp_path: Path) -> None:
@@ -86,8 +84,10 @@ def test_the_table_fits_the_terminal(tmp_path: Path, width: int) -> None:
 
 
 def test_the_published_page_is_what_the_command_writes(shared: Path, tmp_path: Path) -> None:
-    folders = sorted(place for place in (shared / "published").iterdir() if place.is_dir())
     kept = Path("docs/published_runs.md")
+    names = re.findall(r"(?m)^    (20\S+) \\$", (REPO / kept).read_text())
+    folders = [shared / "published" / name for name in names]
+    assert len(folders) == 6
     assert page(verify(folders), folders, None, kept) == (REPO / kept).read_text()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -14,13 +13,11 @@ from hypothesis import strategies as st
 from verify_builders import RUNS, claims, finding, log_lines, problems, report_of, write_folder
 
 from golf_core import strict_json
-from orchestrator.verify import log_reader
+from orchestrator.verify import logs
 from orchestrator.verify.folder import MOST_LOGS, FolderError, read_folder
-from orchestrator.verify.log_reader import LINE_BYTES, read_log
-from orchestrator.verify.page import page
-from orchestrator.verify.report import FolderReport
-from orchestrator.verify.submission_reader import Digits, read_submission
-from orchestrator.verify.table import report_table
+from orchestrator.verify.logs import LINE_BYTES, read_log
+from orchestrator.verify.report import FolderReport, page, report_table
+from orchestrator.verify.submission import Digits, read_submission
 from orchestrator.verify.verifier import verify
 
 
@@ -70,14 +67,6 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     assert "byte-identical" in finding(report, "within.log").detail
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    place = write_folder(tmp_path / "f")
-    os.mkfifo(place / "pipe.log")
-    report = report_of(place)
-    assert any("pipe.log is not a plain file" in f.detail for f in report.findings)
-    assert read_log(place / "pipe.log", "pipe.log").fault
-
-
 def test_files_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests may run as root, who may read everything: so the refusal is made up."""
     place = write_folder(tmp_path / "f")
@@ -88,7 +77,7 @@ def test_files_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise PermissionError(13, "Permission denied")
         return real(path, flags, *rest)
 
-    monkeypatch.setattr(log_reader.os, "open", refusing)
+    monkeypatch.setattr(logs.os, "open", refusing)
     report = report_of(place)
     assert "Permission denied" in finding(report, "train_seed42.log").detail
     assert finding(report, "seed 42").detail == "claimed, but has no log"
@@ -204,7 +193,8 @@ def test_a_large_log_takes_seconds_and_little_memory(tmp_path: Path) -> None:
         "val_bpb:1.1 " * LINE_BYTES,
         "[1/2] " * LINE_BYTES,
         "2026-01-01 00:00:00 " * LINE_BYTES,
-        "mean mean 3-seed " * LINE_BYTES,
+        "| " * LINE_BYTES,
+        "\\" * LINE_BYTES,
     ],
     ids=lambda line: line[:12],
 )
@@ -270,39 +260,7 @@ def test_not_utf8_and_names_given_twice(tmp_path: Path) -> None:
 
 # --- anything at all -------------------------------------------------------------------------------
 
-scraps = st.sampled_from(
-    [
-        *(line.encode() for line in log_lines(RUNS[0])),
-        b"seed:7",
-        b"step:3/9 val_loss:nan val_bpb:inf",
-        b"val_bpb:1e308 val_loss:-1e308",
-        b"final_x val_bpb:0 val_loss:0",
-        b"train_time:999999999999999999999ms",
-        b"Total submission size: 1,00 bytes",
-        b"=" * 60,
-        b"import os",
-        b"Code size: -5 bytes",
-        b"eval_only: seed=3 in 5s",
-        b"step:00000000000000000000000000009 train_loss:1",
-        b"x:1 in 99999999s",
-    ]
-)
 fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@fuzz
-@given(st.lists(st.one_of(scraps, st.binary(max_size=60)), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\r", b" "]))
-def test_any_log_can_be_read(tmp_path: Path, lines: list[bytes], end: bytes) -> None:
-    path = tmp_path / "train_seed42.log"
-    path.write_bytes(end.join(lines))
-    log = read_log(path, path.name)
-    assert bool(log.fault) <= (not log.runs)
-    for run in log.runs:
-        assert all(math.isfinite(figure.value) for figure in run.figures.values())
-        assert all(1 <= figure.place.line <= log.lines for figure in run.figures.values())
-    report = report_of(tmp_path)
-    printed(report)
-    strict_json.save(verify([tmp_path]), tmp_path / "report.out.json")
 
 
 KEYS = """
@@ -314,16 +272,7 @@ keys = st.sampled_from(KEYS.split())
 numbers = st.one_of(
     st.integers(-(10**20), 10**20), st.floats(allow_nan=True, allow_infinity=True), st.floats(0.5, 2), st.just(1.1187)
 )
-texts = st.one_of(
-    st.text(max_size=80),
-    st.sampled_from(
-        [
-            "3-seed mean: 1.1187 (std 0.0005), beating PR 5's 1.1234 BPB by 0.00470 BPB = 0.00800 nats",
-            "Welch t=-1e300, df=0, p<0.01; XSA-all; lr=0.1; 15,902,345 bytes in 6900 steps of 86.9 ms/step",
-            "mean ± 0 BPB vs 0 BPB",
-        ]
-    ),
-)
+texts = st.text(max_size=80)
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, texts),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(keys, inner, max_size=5)),
@@ -344,22 +293,3 @@ def test_any_submission_can_be_checked(tmp_path: Path, content: dict[str, object
     ]
     text = (place / "submission.json").read_text().splitlines()
     assert all(1 <= leaf.line <= len(text) for leaf in numbers_in_it)
-
-
-@fuzz
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_any_bytes_can_be_a_submission(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "submission.json"
-    path.write_bytes(content)
-    found = read_submission(path)
-    assert found.present and (bool(found.fault) or isinstance(found.leaves, tuple))
-
-
-@fuzz
-@given(
-    st.lists(st.one_of(texts, st.sampled_from(["| seed | val_bpb |", "|---|---|", "| 42 | 1.1 |", "```"])), max_size=20)
-)
-def test_any_readme_can_be_read(tmp_path: Path, lines: list[str]) -> None:
-    place = write_folder(tmp_path / "f")
-    (place / "README.md").write_text("\n".join(lines), encoding="utf-8", errors="replace")
-    printed(report_of(place))

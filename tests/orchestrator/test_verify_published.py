@@ -23,9 +23,12 @@ def published(shared: Path) -> Path:
     return shared / "published"
 
 
+SIX = [GPTQ_LITE, LEGAL_TTT, HEDGE, VALCALIB, LOADER, SP8192]
+
+
 @pytest.fixture(scope="module")
 def reports(published: Path) -> dict[str, FolderReport]:
-    report = verify(sorted(place for place in published.iterdir() if place.is_dir()))
+    report = verify([published / name for name in SIX])
     assert report.exit_code == 1 and not report.unreadable
     return {folder.folder: folder for folder in report.folders}
 
@@ -156,9 +159,6 @@ def test_legal_ttt_holds_but_for_its_clock(reports: dict[str, FolderReport]) -> 
     report = reports[LEGAL_TTT]
     assert finding(report, "val_bpb").verdict == "rounding"
     assert finding(report, "bytes_total").verdict == "confirmed"
-    # 0.0006 is the sample deviation 0.00058; the population one would be 0.0005.
-    deviation = finding(report, "blurb: standard deviation in BPB")
-    assert deviation.verdict == "rounding" and "sample" in deviation.detail
     assert over(report) == {"42": "0.128 s", "1337": "0.128 s", "2025": "0.110 s"}
     assert finding(report, "evaluation, seed 1337").found == "410.268 s"
     assert problems(report) == {f"training clock, seed {s}" for s in (42, 1337, 2025)}
@@ -203,9 +203,8 @@ def test_valcalib_confirms_every_figure(reports: dict[str, FolderReport]) -> Non
     assert problems(report) == {f"training clock, seed {s}" for s in (42, 314, 999)}
 
 
-def test_valcalib_statistic_is_reproduced_from_the_other_folder(reports: dict[str, FolderReport]) -> None:
-    """Nobody names the baseline's folder: its means are those that the text states."""
-    report = reports[VALCALIB]
+def test_valcalib_statistic_is_reproduced_from_the_other_folder(published: Path) -> None:
+    report = report_of(published / VALCALIB, published / LEGAL_TTT)
     comparison = report.comparison
     assert comparison is not None and comparison.baseline == LEGAL_TTT
     margin, zero = comparison.tests
@@ -214,21 +213,12 @@ def test_valcalib_statistic_is_reproduced_from_the_other_folder(reports: dict[st
     assert comparison.margin_bpb == pytest.approx(0.00296, abs=5e-6)
     for subject in ("t_statistic", "welch_df", "delta_vs_pr549_nats", "delta_vs_pr549_bpb"):
         assert finding(report, subject).verdict == "confirmed", subject
-    assert finding(report, "blurb: t").verdict == "rounding"
-    assert finding(report, "blurb: baseline in BPB").verdict == "confirmed"
 
 
-def test_valcalib_alone_cannot_show_its_statistic(published: Path) -> None:
-    report = report_of(published / VALCALIB)
-    assert report.comparison is not None and report.comparison.tests[0].name == "one-sample t test"
-    assert finding(report, "t_statistic").verdict == "not in the logs"
+def test_valcalib_alone_cannot_show_its_statistic(reports: dict[str, FolderReport]) -> None:
+    report = reports[VALCALIB]
+    assert report.comparison is None and finding(report, "t_statistic").verdict == "not in the logs"
     assert "--baseline" in finding(report, "t_statistic").detail
-    assert finding(report, "delta_vs_pr549_nats").verdict == "confirmed"  # the text states the baseline's mean
-
-
-def test_valcalib_with_its_baseline_named(published: Path) -> None:
-    report = report_of(published / VALCALIB, published / LEGAL_TTT)
-    assert finding(report, "t_statistic").verdict == "confirmed"
 
 
 def test_loader_holds(reports: dict[str, FolderReport]) -> None:
@@ -238,7 +228,6 @@ def test_loader_holds(reports: dict[str, FolderReport]) -> None:
     assert finding(report, "training clock, seed 42").found == "586.200 s"
     work = finding(report, "other timed work, seed 42")
     assert "592.9 s, within 600 s" in work.detail and "training data" in work.detail
-    assert finding(report, "name: XSA layers").verdict == "confirmed"
     assert report.sentence.startswith("Everything that could be checked holds")
 
 
@@ -250,13 +239,9 @@ def test_sp8192_training_times_are_not_those_of_its_logs(reports: dict[str, Fold
         42: ("588009", "588.015 s"),
         1234: ("588000", "588.071 s"),
     }
-    layers = finding(report, "architecture: XSA layers")
-    assert (layers.claimed, layers.found) == ("4", "11") and "train_seed0.log:89" in places(layers)
-    assert problems(report) == {"architecture: XSA layers", *(f.subject for f in clocks.values())}
+    assert problems(report) == {f.subject for f in clocks.values()}
     for subject in ("mean_bpb", "sliding_bpb_mean", "pre_ttt_sliding_mean", "seeds.0.ttt_time_ms"):
         assert finding(report, subject).verdict == "confirmed", subject
-    both = finding(report, "blurb: a difference in both units")
-    assert both.verdict == "holds" and "2.58310" in both.detail
     assert finding(report, "compliance.training_under_600s").verdict == "confirmed"
 
 
@@ -266,8 +251,6 @@ def test_another_tokenizer_is_told(published: Path) -> None:
     assert comparison is not None and comparison.delta_nats is None
     assert "tokenizer or text differs" in comparison.note and "0.00194 BPB" in comparison.note
     assert comparison.delta_bpb == pytest.approx(1.08279384 - 1.11222462, abs=1e-8)
-    # The text speaks of a third submission: not being about this baseline is no fault.
-    assert finding(report, "blurb: difference in BPB").status == "note"
 
 
 def test_evidence_is_where_it_says(published: Path, reports: dict[str, FolderReport]) -> None:

@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 from golf_core.files import open_plain
 from orchestrator.verify.figures import LogFile, Run
-from orchestrator.verify.patterns import CORE_WORDS, SEPARATOR, WORDS, looks_like_code, read_line
-from orchestrator.verify.run_builder import RunBuilder, read_into
+from orchestrator.verify.runs import CORE_WORDS, SEPARATOR, WORDS, RunBuilder, looks_like_code, read_line
 
 LINE_BYTES = 4_096
 """What a line has beyond this is skipped."""
@@ -131,7 +130,7 @@ class _Reader:
             self._listing += 1
         elif self._listing >= 3 and SEPARATOR.fullmatch(line.rstrip()):
             # What came before was the program itself, whose assignments are no results.
-            self._builder, self._listing = self._builder.forget(), 0
+            self._builder, self._listing = RunBuilder(self._name, len(self._runs) + 1), 0
             self._shapes.clear()
             return
         lower = line.lower()
@@ -170,15 +169,15 @@ class _Reader:
             self._end_run()
             self._builder = RunBuilder(self._name, len(self._runs) + 1)
             for earlier, words in header:
-                read_into(self._builder, earlier, words)
-        self._builder.take(read, number, text)
+                self._builder.take(earlier, words)
+        self._builder.take(number, text, read)
 
     def _end_run(self) -> None:
         if self._kept_back or self._skipped:
             self._builder.cut()
         last = [pair for pair in self._last if any(word in pair[1].lower() for word in CORE_WORDS)]
         for number, line in sorted([*self._kept_back.values(), *last]):
-            read_into(self._builder, number, self._decoded(line.rstrip()))
+            self._builder.take(number, self._decoded(line.rstrip()))
         self._kept_back.clear()
         self._shapes.clear()
         if self._builder.empty:

@@ -1,13 +1,149 @@
-"""The lines of a log, one after the other, to the runs that they tell of. Memory is bounded, whatever the log."""
+"""The lines of a log, one after the other, to the runs that they tell of. Memory is bounded, whatever the log.
+
+A line is cut into pairs, `key:value`, `key=value`, `"key": value` or, for the known keys, `key value`. The key, or the
+words before the value, are looked up in `figures.FIGURES`. All patterns are linear: every part has a bound, and a word
+is tried from its beginning alone.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from orchestrator.verify.figures import Figure, Kind, LossPoint, Place, Run, SeedSource, Stage, seed_in_name
-from orchestrator.verify.patterns import DIMENSIONS, Line, Pair, read_line, work_in, xsa_layers
-from orchestrator.verify.quantities import agreement, quantity
+from orchestrator.verify.figures import (
+    BY_KEY,
+    DIMENSIONS,
+    FIGURES,
+    NOT_MORE,
+    NUMBER,
+    UNIT,
+    Figure,
+    Kind,
+    LossPoint,
+    Named,
+    Place,
+    Run,
+    SeedSource,
+    Stage,
+    agreement,
+    quantity,
+    seed_in_name,
+)
+
+_BY_PHRASE = tuple((re.compile(figure.phrase), figure) for figure in FIGURES if figure.phrase)
+
+CORE_WORDS = (b"bpb", b"seed", b"byte", b"loss", b"time", b"steps", b"nats", b"training data")
+"""A line without any of these, in lower case, holds no figure that a verdict hangs on."""
+WORDS = (*CORE_WORDS, b"=", b": ", b"step", b"size", b"param", b"memory", b"second", b"elapsed", b" in ", b"xsa", b"_")
+"""A line without any of these holds nothing for the table at all."""
+
+_PAIR = re.compile(
+    r"(?<![\w./+-])(?P<key>[A-Za-z][\w./+-]{0,63})[\"']?"
+    rf"(?:(?P<sep>\s{{0,8}}[:=]\s{{0,20}})|\s)(?P<number>{NUMBER})"
+    rf"(?:/(?P<of>\d{{1,12}}))?(?:\s?(?P<unit>{UNIT}){NOT_MORE})?(?!\w|[.,]\d)",
+    re.ASCII,
+)
+_BARE_STEP = re.compile(r"\s{0,8}(\d{1,12})/\d{1,12}\s", re.ASCII)
+_STAMP = re.compile(
+    r"\s{0,8}(?:(?:time:[\d.]{1,20}|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,10}Z?\]?|\[?\d\d:\d\d:\d\d\]?"
+    r"|(?:INFO|DEBUG|WARNING):?|\[rank ?0\]:?)\s{1,4}){1,4}",
+    re.ASCII,
+)
+_SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|secs?|seconds|s|min)\b", re.ASCII)
+_XSA = re.compile(r"\bXSA:last_(\d{1,4})\b(?: active_layers:\[(\d))?", re.ASCII)
+_PROGRESS = re.compile(r"\[\s{0,8}\d{1,12}/\d{1,12}\s?\]|\bchunk:\d{1,12}/", re.ASCII)
+_CODE = re.compile(r"(?:import|from|def|class|return|self\.|print\(|log0?\(|@|#)", re.ASCII)
+_BLOCK = re.compile(r"(?:if|elif|else|for|while|with|try|except)\b", re.ASCII)
+MOST_PAIRS = 400
+PHRASE = 160
+"""Characters before a value that may be its name."""
+SEPARATOR = re.compile(rb"\s{0,8}={50,}\s{0,8}", re.ASCII)
+"""The line that ends the listing of a program at the head of a log."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One value of a line with what stands before it."""
+
+    named: Named | None
+    key: str
+    number: str
+    unit: str
+    start: int
+    """Where its words begin on the line."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A log line, read."""
+
+    label: str
+    """The words before its first value."""
+    step: str
+    """The training step that the line is about, or nothing."""
+    pairs: tuple[Pair, ...]
+    progress: bool
+    """Whether it reports a pass that is still going on."""
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a line is one of a program, not of its output."""
+    words = text.strip()
+    signs = ("os.environ", 'f"', "f'", ": int = ", ": float = ", ": bool = ", ": str = ")
+    if _CODE.match(words) or any(sign in words for sign in signs):
+        return True
+    return words.endswith(":") and _BLOCK.match(words) is not None
+
+
+def read_line(text: str) -> Line:
+    """Cut a line into its values. Time and memory are bounded by the line's length."""
+    stamp = _STAMP.match(text)
+    begin = stamp.end() if stamp else 0
+    bare = _BARE_STEP.match(text, begin)
+    pairs = tuple(_pairs(text, begin))
+    step = bare[1] if bare else next((pair.number for pair in pairs if pair.key == "step"), "")
+    label = "" if bare or not pairs else text[begin : pairs[0].start]
+    return Line(_label(label), step, pairs, _PROGRESS.search(text) is not None)
+
+
+def work_in(text: str) -> tuple[str, str, str] | None:
+    """What took how long ("gptq:generated 64 sequences in 198.3s"): words, number, unit."""
+    place = text.rfind(" in ")
+    found = _SECONDS.match(text, place + 4) if place > 0 else None
+    return (_label(text[:place]), found[1], found[2]) if found else None
+
+
+def xsa_layers(text: str) -> tuple[str, bool] | None:
+    """On how many last layers XSA works, in the words of the published programs, and whether those are all."""
+    found = _XSA.search(text)
+    return (found[1], found[2] == "0") if found else None
+
+
+def _pairs(text: str, begin: int) -> Iterator[Pair]:
+    previous = begin
+    for found in islice(_PAIR.finditer(text, begin), MOST_PAIRS):
+        key = found["key"].lower()
+        named = BY_KEY.get(key)
+        if named is None and found["sep"] is None:
+            continue  # "rank 0", "all 8": words and numbers of ordinary speech
+        if named is None:
+            phrase = " ".join(text[max(previous, found.end("key") - PHRASE) : found.end("key")].lower().split())
+            named = next((figure for pattern, figure in _BY_PHRASE if pattern.search(phrase)), None)
+        start = previous if named is not None and key not in named.keys else found.start("key")
+        yield Pair(named, key, found["number"], found["unit"] or "", start)
+        previous = found.end()
+
+
+def _label(text: str) -> str:
+    """A stage's name: without the endings that mark the same figures with more digits, or the end of a phase."""
+    plain = "".join(c if c.isprintable() else " " for c in text[-120:])
+    words = " ".join(plain.split()).strip(" :=-|,;[]{}\"'")
+    return words.removesuffix("_exact").removesuffix(" ends")
+
+
+# --- runs ---------------------------------------------------------------------------------------------
 
 LAST_VALIDATION = "last validation"
 MOST_POINTS = 10_000
@@ -33,7 +169,7 @@ class RunBuilder:
         self._seed: Figure | None = None
         self._figures: dict[str, Figure] = {}
         self._stages: dict[str, dict[str, Figure]] = {}
-        self._conflicts: dict[str, str] = {}
+        self._conflict = ""
         self._again: list[tuple[int, str]] = []
         self._settings: dict[str, list[Figure]] = {}
         self._work: list[Figure] = []
@@ -44,8 +180,6 @@ class RunBuilder:
         self._mixed = ""
         self._eval_only = False
         self._training_data: Place | None = None
-
-    # --- where a run begins ---------------------------------------------------------------------------
 
     def starts_another(self, line: Line) -> bool:
         """Whether this line can no longer be of the run collected so far."""
@@ -59,10 +193,9 @@ class RunBuilder:
         begins = line.step in ("0", "1") and any(p.named and p.named.name in _LOSSES for p in line.pairs)
         return begins and max(self._last_step.values(), default=0) > 1
 
-    # --- lines ----------------------------------------------------------------------------------------
-
-    def take(self, line: Line, number: int, text: str) -> None:
-        """Add one line that was read from `text`."""
+    def take(self, number: int, text: str, line: Line | None = None) -> None:
+        """Add the line `text`, which was read as `line`; without that, whatever run it begins."""
+        line = line or read_line(text)
         if not self._first_line and line.pairs:
             self._first_line = number
         lower = text.lower()
@@ -85,9 +218,8 @@ class RunBuilder:
             if spent is not None:
                 self._work.append(Figure("work", spent.value, spent.resolution, spent.text, words, place))
         if (layers := xsa_layers(text)) is not None:
-            self._set("xsa_last_n", Figure("xsa_last_n", float(layers[0]), 0.0, layers[0], "XSA", place))
-            if layers[1]:
-                self._set("num_layers", Figure("num_layers", float(layers[0]), 0.0, layers[0], "XSA", place))
+            for name in ("xsa_last_n", "num_layers") if layers[1] else ("xsa_last_n",):
+                self._set(name, Figure(name, float(layers[0]), 0.0, layers[0], "XSA", place))
 
     def _take_step(self, line: Line, number: int, figures: Iterable[Figure]) -> None:
         digits = line.step.replace(",", "").replace("_", "")
@@ -129,7 +261,7 @@ class RunBuilder:
                 self._stage(line.label, figure)
             elif figure.name == "seconds":
                 if line.label == "evaluate":
-                    self._keep(_renamed(figure, "eval_seconds"))
+                    self._keep(replace(figure, name="eval_seconds"))
             elif figure.name in DIMENSIONS and figure.name not in ("step", "elapsed", "train_loss"):
                 self._keep(figure)
             elif figure.name not in DIMENSIONS:
@@ -142,11 +274,12 @@ class RunBuilder:
         name = "eval_seconds" if figure.name == "elapsed" else figure.name
         old = stage.get(name)
         if old is not None and _disagree(old, figure):
-            if name != "eval_seconds" and _FINAL.search(label):
-                self._conflicts.setdefault(label, f"{old.text} and {figure.text}, line {figure.place.line}")
+            if name != "eval_seconds" and _FINAL.search(label) and not self._conflict:
+                twice = f"{old.text} and {figure.text}, line {figure.place.line}"
+                self._conflict = f"'{label}' is given twice, as {twice}"
         elif old is not None and old.resolution <= figure.resolution:
             return  # the same figure with fewer digits
-        stage[name] = _renamed(figure, name)
+        stage[name] = replace(figure, name=name)
         self._again.clear()
 
     def _keep(self, figure: Figure) -> None:
@@ -168,16 +301,10 @@ class RunBuilder:
         if len(values) < MOST_VALUES and all(value.value != figure.value for value in values):
             values.append(figure)
 
-    # --- the run --------------------------------------------------------------------------------------
-
     @property
     def empty(self) -> bool:
         """Whether nothing of use was found."""
         return not (self._figures or self._stages or self._points)
-
-    def forget(self) -> RunBuilder:
-        """A new builder in place of this one, for lines that turned out to be a program's listing."""
-        return RunBuilder(self._name, self._part)
 
     def cut(self) -> None:
         """Losses of steps between the first and the last were left out."""
@@ -190,50 +317,50 @@ class RunBuilder:
 
     def finish(self) -> Run:
         """Everything that was collected."""
-        seed, source = (None, "unknown") if self._seed is None else (int(self._seed.value), "log")
-        if seed is None and (named := seed_in_name(self._name)) is not None:
-            seed, source = named, "file name"
-        figures = {name: _renamed(figure, name) for name, figure in self._figures.items()}
+        seed, source = _seed_of(self._name, self._seed)
         return Run(
             file=self._name,
             part=self._part,
             first_line=self._first_line,
             seed=seed,
-            seed_source=_source(source),
+            seed_source=source,
             seed_place=self._seed.place if self._seed else None,
             kind=self._kind(),
-            figures=figures,
-            stages=(*self._last_validation(), *_stages(self._stages)),
+            figures={name: replace(figure, name=name) for name, figure in self._figures.items()},
+            stages=tuple(self._all_stages()),
             work=tuple(self._work),
             training_data=self._training_data,
             settings={name: tuple(values) for name, values in self._settings.items()},
             losses=tuple(self._points.values()),
             losses_cut=self._points_cut,
-            mixed=self._mixed or self._conflict(),
+            mixed=self._mixed or self._conflict,
         )
 
     def _kind(self) -> Kind:
         trained = max(self._last_step.values(), default=0) > 1 or "train_seconds" in self._figures
         if trained:
             return "training"
-        if any(_scores(stage) for stage in self._stages.values()):
+        if any("val_bpb" in stage or "val_loss" in stage for stage in self._stages.values()):
             return "evaluation only" if self._eval_only or self._name.lower().startswith("eval") else "figures only"
         return "no figures"
 
-    def _last_validation(self) -> Iterator[Stage]:
-        """The validation at the last step, which some claim."""
+    def _all_stages(self) -> Iterator[Stage]:
+        """The validation at the last step, which some claim, and all passes that have a score."""
         bpb, loss = self._last.get("val_bpb"), self._last.get("val_loss")
         if bpb is not None and self._last_step["val_bpb"] > 0:
             same = loss is not None and self._last_step["val_loss"] == self._last_step["val_bpb"]
             yield Stage(LAST_VALIDATION, bpb, loss if same else None, None)
+        for label, stage in self._stages.items():
+            if "val_bpb" in stage or "val_loss" in stage:
+                yield Stage(label, stage.get("val_bpb"), stage.get("val_loss"), stage.get("eval_seconds"))
 
-    def _conflict(self) -> str:
-        return next((f"'{label}' is given twice, as {values}" for label, values in self._conflicts.items()), "")
 
-
-def read_into(builder: RunBuilder, number: int, text: str) -> None:
-    """Add a line without asking whether it begins another run."""
-    builder.take(read_line(text), number, text)
+def _seed_of(name: str, figure: Figure | None) -> tuple[int | None, SeedSource]:
+    """The seed of a run by its log, else by the log's name."""
+    if figure is not None:
+        return int(figure.value), "log"
+    named = seed_in_name(name)
+    return named, "unknown" if named is None else "file name"
 
 
 def _is_seed(pair: Pair, line: Line) -> bool:
@@ -245,34 +372,14 @@ def _is_seed(pair: Pair, line: Line) -> bool:
 def _figure(pair: Pair, line: Line, place: Place) -> Figure | None:
     text = f"{pair.number} {pair.unit}" if len(pair.unit) > 2 else pair.number + pair.unit
     if pair.named is None:
-        value = quantity(pair.number)
-        return None if value is None else Figure(pair.key, value.value, value.resolution, text, line.label, place)
-    if pair.named.name == "seed" and not _is_seed(pair, line):
+        value, name = quantity(pair.number), pair.key
+    else:
+        value, name = quantity(pair.number, pair.unit or pair.named.unit, pair.named.dimension), pair.named.name
+    if value is None or (name == "seed" and not _is_seed(pair, line)):
         return None
-    value = quantity(pair.number, pair.unit or pair.named.unit, pair.named.dimension)
-    if value is None:
-        return None
-    return Figure(pair.named.name, value.value, value.resolution, text, line.label, place)
-
-
-def _renamed(figure: Figure, name: str) -> Figure:
-    return Figure(name, figure.value, figure.resolution, figure.text, figure.label, figure.place)
+    return Figure(name, value.value, value.resolution, text, line.label, place)
 
 
 def _disagree(one: Figure, other: Figure) -> bool:
     coarse, fine = (one, other) if one.resolution > other.resolution else (other, one)
     return agreement(coarse.quantity, fine.quantity) == "differs"
-
-
-def _scores(stage: dict[str, Figure]) -> bool:
-    return "val_bpb" in stage or "val_loss" in stage
-
-
-def _stages(found: Mapping[str, dict[str, Figure]]) -> Iterator[Stage]:
-    for label, stage in found.items():
-        if _scores(stage):
-            yield Stage(label, stage.get("val_bpb"), stage.get("val_loss"), stage.get("eval_seconds"))
-
-
-def _source(text: str) -> SeedSource:
-    return "log" if text == "log" else "file name" if text == "file name" else "unknown"
