@@ -28,7 +28,7 @@ from golf_core.distributed import Ranks, end_process, join_from_environment, lea
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.events import Event, Listener, ignore
 from golf_core.hardware import device_name
-from golf_core.plain_log import config_lines, event_line, result_lines
+from golf_core.log_text import config_lines, event_line, result_lines
 from golf_core.records import from_dict
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from golf_core.config import GolfConfig
-from golf_core.plain_log import named
+from golf_core.log_text import named
 from golf_core.records import to_dict
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from orchestrator.claim.statistics import MARGIN_NATS, summarize

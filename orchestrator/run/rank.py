@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Event, Listener, Note, PhaseFinished, PhaseStarted, ignore
 from golf_core.records import from_dict, to_dict
 
 FOLDER_PREFIX = "golf-rank-"
@@ -114,7 +114,7 @@ class Rank:
         from orchestrator.job.sections import Fetch
 
         def say(line: str) -> None:
-            self._listener(Event("note", {"message": line}))
+            self._listener(Note(line))
 
         found = ensure_data(Fetch.model_validate(fetch), self._paths.folder, self._paths.tokenizer, say=say)
         self._paths = replace(self._paths, tokenizer=found.tokenizer)
@@ -123,7 +123,7 @@ class Rank:
         """What forbids the run on this rank's node, and what a rehearsal projects: a `RankReport` as a mapping."""
         from orchestrator.preflight.on_rank import check_rank
 
-        self._listener(Event("note", {"message": "preflight: node, interconnect, rehearsal"}))
+        self._listener(Note("preflight: node, interconnect, rehearsal"))
         return check_rank(to_dict(self._config), data, self._ranks, request)
 
     def train(self, seed: int) -> dict[str, Any]:
@@ -180,16 +180,16 @@ class Rank:
         from golf_core.records import save
 
         def progress(line: str) -> None:
-            self._listener(Event("note", {"message": f"audit: {line}"}))
+            self._listener(Note(f"audit: {line}"))
 
-        self._listener(Event("phase_started", {"phase": "audit"}))
+        self._listener(PhaseStarted("audit"))
         config = self.path("config.json")
         save(self._config, config)
         options = AuditOptions(parts=("kraft",), positions=positions, checks=1, seed=seed)
         paths = (self.path(ARTIFACT_NAME), self._paths.folder, self._paths.tokenizer, config)
         report = audit_evaluation(*paths, options, progress=progress)
         save(report, self.path(AUDIT_RECORD))
-        self._listener(Event("phase_finished", {"phase": "audit", "seconds": report.seconds}))
+        self._listener(PhaseFinished("audit", report.seconds))
         return to_dict(in_short(report))
 
     def fetch(self, name: str) -> bytes:

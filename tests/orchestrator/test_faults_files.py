@@ -22,7 +22,7 @@ from golf_core.files import sha256
 from golf_core.records import load, save
 from golf_core.train.snapshot import SNAPSHOT_NAME, latest_snapshot
 from orchestrator.cli import main
-from orchestrator.folder.resume import remains_of
+from orchestrator.folder.resume import resume_point
 from orchestrator.run import driver
 
 pytestmark = pytest.mark.ray
@@ -268,7 +268,7 @@ def test_the_job_file(damage: str, here: Place, capsys: Capture, leave: Leave) -
 def test_what_is_damaged_is_never_taken_for_whole(name: str, damage: str, here: Place) -> None:
     """Whatever the damage, the stage that made the file is among those that are done again."""
     with damaged(here.run / name, DAMAGES[damage]):
-        remains = remains_of(here.run)
+        remains = resume_point(here.run)
     stage = "audit" if "audit" in name else "export"
     assert getattr(remains.seeds[SEED], stage) is None and remains.seeds[SEED].status == "failed"
     assert any(f"{stage} is done again: " in note and str(here.run / name) in note for note in remains.notes)

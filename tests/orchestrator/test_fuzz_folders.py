@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from verify_builders import RUNS, claims, log_lines, write_folder
 
 from golf_core import records
+from golf_core.event_log import read_events
 from golf_core.files import sha256
 from golf_core.records import to_dict
 from golf_core.results import DataRecord
@@ -29,8 +30,8 @@ from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
 from orchestrator.folder.layout import LEDGER, LOG, RESULT, STAGE_FILES
 from orchestrator.folder.ledger import Entry, Ledger, read_ledger
-from orchestrator.folder.resume import Remains, remains_of
-from orchestrator.folder.seed_log import read_events, seed_log
+from orchestrator.folder.resume import ResumePoint, resume_point
+from orchestrator.folder.seed_log import plain_log
 from orchestrator.verify import log_reader
 from orchestrator.verify.folder import RecordFolder, read_folder
 from orchestrator.verify.page import page
@@ -137,7 +138,7 @@ def test_evil_lines_of_a_log(tmp_path: Path, line: bytes) -> None:
     if events is not None:
         seed = finished(42, CANDIDATE[0])
         data = DataRecord("data", "a.model", "0" * 64, 1, 1, {})
-        answer(lambda: list(seed_log(job(seeds=[42]), {}, seed, data, events)), "the log of seed 42")
+        answer(lambda: list(plain_log(job(seeds=[42]), {}, seed, data, events)), "the log of seed 42")
 
 
 def test_ledgers_and_logs_that_are_no_files(tmp_path: Path) -> None:
@@ -156,11 +157,11 @@ resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pathlib import Path
 from golf_core.errors import GolfError
 from orchestrator.folder.ledger import read_ledger
-from orchestrator.folder.seed_log import read_events
-from orchestrator.folder.resume import remains_of
+from golf_core.event_log import read_events
+from orchestrator.folder.resume import resume_point
 from orchestrator.data.plan import read_manifest
 place = Path(sys.argv[1])
-for read in (lambda: read_ledger(place), lambda: read_events(place / "log.jsonl"), lambda: remains_of(place)):
+for read in (lambda: read_ledger(place), lambda: read_events(place / "log.jsonl"), lambda: resume_point(place)):
     try:
         print(type(read()).__name__)
     except GolfError as error:
@@ -209,10 +210,10 @@ def run(sound_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound_run, tmp_path / "run"))
 
 
-def remains(folder: Path) -> Remains | None:
+def remains(folder: Path) -> ResumePoint | None:
     """What there is to go on with, sound in itself, or None where it was refused in words; nothing is written."""
     with nothing_written(folder):
-        found = answer(lambda: remains_of(folder), str(folder))
+        found = answer(lambda: resume_point(folder), str(folder))
     if found is not None:
         assert all(note.isprintable() for note in found.notes)
         assert found.artifacts_of is None or found.artifacts_of.isprintable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from golf_core.errors import ConfigError, LostError, NumericsError, RunError
-from golf_core.events import Event
+from golf_core.events import Note, PhaseStarted, TrainStep
 from orchestrator.run.failures import DeviceMemoryError, LimitError, kind_of, of_rank
 from orchestrator.run.heartbeat import PULSE_EVERY_S, Pulse, Steadiness
 
@@ -69,7 +69,7 @@ def steps(steadiness: Steadiness, clock: list[float], count: int, seconds: float
     for step in range(first, first + count):
         clock[0] += seconds
         steadiness.check()
-        steadiness.saw(Event("train_step", {"step": step, "total": 1000}))
+        steadiness.saw(TrainStep(step, 1000))
 
 
 def test_work_that_comes_to_rest_is_noticed() -> None:
@@ -98,12 +98,12 @@ def test_nothing_is_expected_of_what_is_not_known() -> None:
     """The first step may compile for minutes; after the last, or a validation, something else comes."""
     clock = [0.0]
     steadiness = Steadiness(45.0, lambda: clock[0])
-    steadiness.saw(Event("phase_started", {"phase": "train", "total": 1000}))
+    steadiness.saw(PhaseStarted("train", 1000))
     steps(steadiness, clock, 1, 3000.0)
     clock[0] += 3000
     steadiness.check()
     steps(steadiness, clock, 20, 1.0, first=2)
-    steadiness.saw(Event("note", {"message": "validating at step 21"}))
+    steadiness.saw(Note("validating at step 21"))
     clock[0] += 3000
     steadiness.check()
     steps(steadiness, clock, 20, 1.0, first=981)
