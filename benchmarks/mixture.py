@@ -35,8 +35,8 @@ from golf_core.evaluate.score import Batch, Evaluator, Losses
 from golf_core.evaluate.text import ValidationText, bits_per_byte, validation_text
 from golf_core.events import Event
 from golf_core.files import write_text
+from golf_core.log_text import describe
 from golf_core.mixture.mixer import Mixer
-from golf_core.progress import describe
 
 VARIANTS: dict[str, dict[str, object]] = {
     "all parts": {},

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +22,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.live import TAIL_LINES, RunState, RunWatcher, SeedState, find_runs
+from dashboards.live import RunState, state_of
 from golf_core.errors import ConfigError, GolfError
-from golf_core.events import Event
+from golf_core.event_log import Tail
+from golf_core.events import Event, System
 from golf_core.files import open_plain
-from golf_core.progress import describe, duration
+from golf_core.log_text import describe, duration
 from golf_core.strict_json import printable
 from orchestrator.folder.results import Summary
-from orchestrator.folder.view import AttemptView
+from orchestrator.folder.seed_log import TAIL_LINES
+from orchestrator.folder.view import AttemptView, RunReader, SeedView, find_runs
 
 LOOK_EVERY_S = 0.5
 INTERRUPTED = 130
@@ -42,7 +43,6 @@ WIDE = 118
 NAME_WIDTH = 24
 """Columns of a run's name at the most, where room is short: a longer one is folded."""
 MIB_PER_GIB = 1024.0
-READ_BYTES = 1 << 20
 STYLES = {
     "running": "cyan",
     "starting": "cyan",
@@ -66,15 +66,15 @@ def watch_run(folder: Path, once: bool) -> int:
     was stopped or interrupted, 130 after Ctrl-C, which leaves the run alone. Raises `ConfigError` where the folder
     is not a run's.
     """
-    console, watcher = _console(), RunWatcher(folder)
+    console, reader = _console(), RunReader(folder)
     try:
         if once:
-            state = look(watcher)
+            state = look(reader)
             console.print(run_view(state, TAIL_LINES))
             return 0 if state.status == "running" else exit_code(state)
         if console.is_terminal and not console.is_dumb_terminal:
-            return exit_code(_watch_live(console, watcher))
-        return exit_code(_watch_plain(console, watcher))
+            return exit_code(_watch_live(console, reader))
+        return exit_code(_watch_plain(console, reader))
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -92,13 +92,13 @@ def list_runs(output: Path) -> None:
     console.print(runs_table([_state_or_reason(folder) for folder in folders], console.width >= WIDE))
 
 
-def look(watcher: RunWatcher) -> RunState:
+def look(reader: RunReader) -> RunState:
     """The run as it stands. Raises `ConfigError` where the folder is not a run's, or is gone."""
     try:
-        return watcher.look()
+        return state_of(reader)
     except OSError as error:
         raise ConfigError(
-            f"{watcher.folder}: is no run's folder ({error.strerror or error}); golf ls lists the runs"
+            f"{reader.folder}: is no run's folder ({error.strerror or error}); golf ls lists the runs"
         ) from None
 
 
@@ -117,8 +117,8 @@ def _console() -> Console:
 # --- a terminal -----------------------------------------------------------------------------------
 
 
-def _watch_live(console: Console, watcher: RunWatcher) -> RunState:
-    state = look(watcher)
+def _watch_live(console: Console, reader: RunReader) -> RunState:
+    state = look(reader)
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
             over = state.status != "running"
@@ -128,7 +128,7 @@ def _watch_live(console: Console, watcher: RunWatcher) -> RunState:
             if over:
                 return state
             time.sleep(LOOK_EVERY_S)
-            state = look(watcher)
+            state = look(reader)
 
 
 def _fitting(console: Console, state: RunState) -> RenderableType:
@@ -152,7 +152,7 @@ def run_view(state: RunState, tail_lines: int) -> Group:
     return Group(*parts)
 
 
-def _with_tails(state: RunState) -> list[SeedState]:
+def _with_tails(state: RunState) -> list[SeedView]:
     return [seed for seed in state.seeds if seed.tail and seed.status in ("starting", "running")]
 
 
@@ -178,7 +178,7 @@ def _title(state: RunState) -> RenderableType:
     return Group(line, grid, Text(""))
 
 
-def _seeds_table(seeds: Sequence[SeedState]) -> Table:
+def _seeds_table(seeds: Sequence[SeedView]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
     table.add_column("seed", justify="right", overflow="fold")
     table.add_column("phase", no_wrap=True, overflow="crop")
@@ -191,7 +191,7 @@ def _seeds_table(seeds: Sequence[SeedState]) -> Table:
     return table
 
 
-def _cells(seed: SeedState) -> Iterator[RenderableType]:
+def _cells(seed: SeedView) -> Iterator[RenderableType]:
     yield str(seed.seed)
     word = seed.phase if seed.status == "running" and seed.phase else seed.status
     yield Group(
@@ -239,7 +239,7 @@ def sparkline(values: Sequence[float], width: int, levels: str) -> str:
     return "".join(levels[round((mean - low) / span * top) if span > 0 else 0] for mean in means)
 
 
-def _load(seed: SeedState) -> tuple[str, str]:
+def _load(seed: SeedView) -> tuple[str, str]:
     """Memory and utilisation of the gang's GPUs together, or of the machine where it has none."""
     system = seed.system
     try:
@@ -259,15 +259,15 @@ def _load(seed: SeedState) -> tuple[str, str]:
 # --- plain lines ----------------------------------------------------------------------------------
 
 
-def _watch_plain(console: Console, watcher: RunWatcher) -> RunState:
+def _watch_plain(console: Console, reader: RunReader) -> RunState:
     follower, said = _Follower(), set[tuple[int, int]]()
 
     def say(line: str) -> None:
         console.print(Text(line), soft_wrap=True)
 
     while True:
-        state = look(watcher)
-        for line in follower.new_lines(watcher.view.attempts):
+        state = look(reader)
+        for line in follower.new_lines(reader.view.attempts):
             say(line)
         for seed in state.seeds:
             if seed.status in ("finished", "failed") and (seed.seed, seed.attempt) not in said:
@@ -285,7 +285,7 @@ def _watch_plain(console: Console, watcher: RunWatcher) -> RunState:
 class _Follower:
     """Tells each line of the logs once: the last few that it finds, then all that come."""
 
-    _read: dict[tuple[int, int], int] = field(default_factory=dict)
+    _read: dict[tuple[int, int], Tail] = field(default_factory=dict)
     _begun: bool = False
 
     def new_lines(self, attempts: Iterable[AttemptView]) -> Iterator[str]:
@@ -295,34 +295,16 @@ class _Follower:
             key = (attempt.seed, attempt.number)
             first = not self._begun and key not in self._read
             if first and not attempt.newest:
-                self._read[key] = sys.maxsize  # over and done with before the watch began
+                self._read[key] = Tail(attempt.log, sys.maxsize)  # over and done with before the watch began
             if key not in self._read:
                 earlier = logs.get((attempt.seed, attempt.number - 1))
-                self._read[key] = _taken_over(earlier, attempt.log) if earlier is not None and self._begun else 0
-            lines = [line for raw in self._whole_lines(key, attempt.log) if (line := _told(raw, attempt)) is not None]
+                told = _taken_over(earlier, attempt.log) if earlier is not None and self._begun else 0
+                self._read[key] = Tail(attempt.log, told)
+            tail = self._read[key]
+            tail.path = attempt.log  # where it is kept when the next attempt's has taken its place
+            lines = [line for event in tail.events() if (line := _told(event, attempt)) is not None]
             yield from lines[-TAIL_LINES:] if first else lines
         self._begun = True
-
-    def _whole_lines(self, key: tuple[int, int], log: Path) -> list[bytes]:
-        offset = self._read[key]
-        lines: list[bytes] = []
-        try:
-            with open_plain(log) as file:
-                # A log that is shorter than before is the next attempt's; this one's is kept elsewhere.
-                if file.seek(0, 2) < offset:
-                    return []
-                file.seek(offset)
-                while block := file.read(READ_BYTES):
-                    whole = block[: block.rfind(b"\n") + 1]
-                    if not whole:
-                        break
-                    offset += len(whole)
-                    file.seek(offset)
-                    lines += whole.splitlines()
-        except OSError:
-            pass  # there is no log yet
-        self._read[key] = offset
-        return lines
 
 
 def _taken_over(earlier: Path, log: Path) -> int:
@@ -335,17 +317,15 @@ def _taken_over(earlier: Path, log: Path) -> int:
         return 0
 
 
-def _told(raw: bytes, attempt: AttemptView) -> str | None:
-    """A line of a log as people read it; None for samples of the machine, and for what is damaged."""
+def _told(event: Event, attempt: AttemptView) -> str | None:
+    """What happened as people read it; None for samples of the machine, and for what cannot be said."""
     try:
-        fields = json.loads(raw)
-        event = Event(fields.pop("kind"), fields, float(fields.pop("time")))
-        return None if event.kind == "system" else f"seed {attempt.seed}: {printable(describe(event))}"
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None if isinstance(event, System) else f"seed {attempt.seed}: {printable(describe(event))}"
+    except (ValueError, ArithmeticError):
         return None
 
 
-def _ending(seed: SeedState) -> str:
+def _ending(seed: SeedView) -> str:
     if seed.status == "failed":
         return f"seed {seed.seed}: failed after {_seconds_of(seed)}: {printable(seed.error)}"
     scores = ", ".join(f"{name} {value:.5f}" for name, value in seed.bpb.items())
@@ -366,7 +346,7 @@ class Unreadable:
 
 def _state_or_reason(folder: Path) -> RunState | Unreadable:
     try:
-        return look(RunWatcher(folder))
+        return look(RunReader(folder))
     except (GolfError, OSError) as error:
         # The sentence names the file; the row has the folder's name already.
         return Unreadable(folder, printable(str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")))
@@ -429,7 +409,7 @@ def _lasted(state: RunState) -> str:
     return duration(max((state.ended if state.ended is not None else time.time()) - state.started, 0.0))
 
 
-def _seconds_of(seed: SeedState) -> str:
+def _seconds_of(seed: SeedView) -> str:
     """How long the attempt has taken, or empty."""
     if seed.started is None or (seed.ended is None and seed.status == "interrupted"):
         return ""

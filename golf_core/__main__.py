@@ -24,7 +24,7 @@ from golf_core.distributed import Ranks, end_process, join_from_environment, lea
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.evaluate.breakdown import TokenLosses, breakdown_stage, scorers_of
 from golf_core.events import Event, JsonLinesLog, Listener, broadcast, ignore
-from golf_core.progress import describe
+from golf_core.log_text import describe
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
 from golf_core.strict_json import load, save
 from golf_core.train.snapshot import Snapshots

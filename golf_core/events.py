@@ -1,41 +1,163 @@
 """Progress of a run as typed events; whoever wants to know passes a listener.
 
 `golf_core` only emits. A listener must be quick and must not raise: it is called between steps, on rank 0.
+Logs are read by `golf_core.event_log`, and put into words by `golf_core.log_text`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from golf_core.strict_json import to_dict
 
-Kind = Literal["phase_started", "phase_finished", "train_step", "validation", "chunk", "note", "system"]
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened, with its figures: one of the classes below."""
+
+    kind: ClassVar[str]
+    """Its name in a log."""
+    time: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What is told beyond the fields that all events of the kind have."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Everything that is known but kind and time, in order, as a log has it."""
+        return {name: value for name, value in _known(self).items() if name not in ("time", "more")} | dict(self.more)
 
 
 @dataclass(frozen=True)
-class Event:
-    """One thing that happened, with its figures.
+class PhaseStarted(Event):
+    """A phase begins: warmup, train, export, evaluate, breakdown or audit."""
 
-    `fields` by kind:
-    - phase_started: phase, and `total` (steps or chunks) where known;
-    - phase_finished: phase, seconds, and the phase's main figures;
-    - train_step: step, total, loss (nats a token), lr_factor, ms_per_step, tokens_per_s, elapsed_s, eta_s;
-    - validation: step, val_loss (nats a token), val_bpb;
-    - chunk: chunk, total, bpb_neural, bpb_mixture, bpb_published (running), weights, elapsed_s, eta_s;
-    - note: message;
-    - system: what the machine is doing: elapsed_s, cpu_percent, memory_mib (in use on the node), memory_total_mib,
-      process_memory_mib, and `gpus`, a list of index, name, memory_mib, memory_total_mib, utilisation_percent, power_w,
-      temperature_c. Not of golf_core: whoever starts the ranks may add it.
-    """
+    kind: ClassVar[str] = "phase_started"
+    phase: str
+    total: int | None = None
+    """Steps or chunks, where known."""
 
-    kind: Kind
-    fields: Mapping[str, Any]
-    time: float = field(default_factory=time.time)  # seconds since the epoch
+
+@dataclass(frozen=True)
+class PhaseFinished(Event):
+    """A phase has ended; `more` has its main figures."""
+
+    kind: ClassVar[str] = "phase_finished"
+    phase: str
+    seconds: float = math.nan
+
+
+@dataclass(frozen=True)
+class TrainStep(Event):
+    """A step of training, as often as steps are logged."""
+
+    kind: ClassVar[str] = "train_step"
+    step: int
+    total: int
+    """Steps of the whole training, as now expected."""
+    loss: float = math.nan
+    """Nats a token."""
+    lr_factor: float = math.nan
+    """Learning rate as a share of its peak."""
+    ms_per_step: float = math.nan
+    tokens_per_s: float = math.nan
+    elapsed_s: float = math.nan
+    """On the training clock."""
+    eta_s: float = math.nan
+    """Seconds that the phase is expected to take still."""
+
+
+@dataclass(frozen=True)
+class Validation(Event):
+    """A validation while training."""
+
+    kind: ClassVar[str] = "validation"
+    step: int
+    val_loss: float = math.nan
+    """Nats a token."""
+    val_bpb: float = math.nan
+
+
+@dataclass(frozen=True)
+class Chunk(Event):
+    """A chunk of the validation text has been scored and learned from."""
+
+    kind: ClassVar[str] = "chunk"
+    chunk: int
+    """Counted from 1."""
+    total: int
+    bpb_neural: float | None = None
+    """Bits per byte of the text so far; None for a score that is not computed, here and below."""
+    bpb_mixture: float | None = None
+    bpb_published: float | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the published mixture's experts."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the valid mixture's parts."""
+    elapsed_s: float = math.nan
+    eta_s: float = math.nan
+    """Seconds that the phase is expected to take still."""
+
+    @property
+    def bpb(self) -> dict[str, float]:
+        """Running BPB by scorer."""
+        running = {"neural": self.bpb_neural, "mixture": self.bpb_mixture, "published": self.bpb_published}
+        return {name: value for name, value in running.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """A sentence."""
+
+    kind: ClassVar[str] = "note"
+    message: str
+    snapshot_step: int | None = None
+    """The step after which a snapshot of the training has just been written, where this is what is noted."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU at a moment. What it does not tell is None."""
+
+    index: int
+    name: str | None = None
+    memory_mib: float | None = None
+    """In use."""
+    memory_total_mib: float | None = None
+    utilisation_percent: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True)
+class System(Event):
+    """What the machine is doing. Not of golf_core: whoever starts the ranks may add it. None: not measured."""
+
+    kind: ClassVar[str] = "system"
+    elapsed_s: float | None = None
+    """Since the ranks were started."""
+    cpu_percent: float | None = None
+    """Of all cores."""
+    memory_mib: float | None = None
+    """In use on the node."""
+    memory_total_mib: float | None = None
+    process_memory_mib: float | None = None
+    """Of rank 0's process."""
+    gpus: tuple[Gpu, ...] = ()
+
+
+def _known(record: Any) -> dict[str, Any]:
+    """Fields and values of an event or a GPU, without those that are None."""
+    known = {f.name: getattr(record, f.name) for f in fields(record)}
+    if "gpus" in known:
+        known["gpus"] = [_known(gpu) for gpu in known["gpus"]]
+    return {name: value for name, value in known.items() if value is not None}
 
 
 Listener = Callable[[Event], None]
@@ -56,7 +178,7 @@ class JsonLinesLog:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, event: Event) -> None:
-        record = {"time": round(event.time, 3), "kind": event.kind, **to_dict(dict(event.fields))}
+        record = {"time": round(event.time, 3), "kind": event.kind, **to_dict(event.fields)}
         self._file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:

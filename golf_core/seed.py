@@ -15,7 +15,7 @@ from golf_core.config import GolfConfig
 from golf_core.distributed import Ranks
 from golf_core.evaluate.breakdown import BREAKDOWN, TokenLosses, breakdown_stage, scorers_of
 from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
-from golf_core.events import Event, Listener
+from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted
 from golf_core.files import write_text
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
@@ -71,14 +71,14 @@ def audit(work: Work) -> AuditRecord:
     """
 
     def progress(line: str) -> None:
-        work.listener(Event("note", {"message": f"audit: {line}"}))
+        work.listener(Note(f"audit: {line}"))
 
-    work.listener(Event("phase_started", {"phase": "audit"}))
+    work.listener(PhaseStarted("audit"))
     config = work.folder / "config.json"
     save(work.config, config)
     options = AuditOptions(parts=("kraft",), positions=work.audit_positions, checks=1, seed=work.seed)
     paths = (work.folder / ARTIFACT_NAME, work.paths.folder, work.paths.tokenizer, config)
     report = audit_evaluation(*paths, options, progress=progress)
     save(report, work.folder / AUDIT_RECORD)
-    work.listener(Event("phase_finished", {"phase": "audit", "seconds": report.seconds}))
+    work.listener(PhaseFinished("audit", report.seconds))
     return in_short(report)

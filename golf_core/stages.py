@@ -22,7 +22,7 @@ from golf_core.distributed import Ranks
 from golf_core.errors import ArtifactError, ConfigError
 from golf_core.evaluate.score import Evaluator, Losses
 from golf_core.evaluate.text import ValidationText, validation_text
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted, ignore
 from golf_core.model.compute import should_compile
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from golf_core.strict_json import save
@@ -65,7 +65,7 @@ def train_stage(
     A `keeper` (`golf_core.train.snapshot.Snapshots`) lets the training be resumed.
     """
     if keeper is None and config.train.snapshot_seconds is not None and ranks.is_first:
-        listener(Event("note", {"message": "train.snapshot_seconds is set, but no snapshots are written here"}))
+        listener(Note("train.snapshot_seconds is set, but no snapshots are written here"))
     stream = TokenStream(train_shards(paths.folder))
     text = open_text(paths, config, config.evaluate.max_tokens, ranks.device)
     trainer = Trainer(config, stream, text, ranks, seed, listener, keeper)
@@ -83,11 +83,11 @@ def export_stage(
     """Turn a checkpoint into the artifact, in `out`. Rank 0 works and returns the figures, the others wait."""
     result = None
     if ranks.is_first:
-        listener(Event("phase_started", {"phase": "export"}))
+        listener(PhaseStarted("export"))
         result = export(load_checkpoint(checkpoint, config.model), config, out)
         save(result, out / EXPORT_RECORD)
         figures = {"weight_bytes": result.weight_bytes, "code_bytes": result.code_bytes, "method": result.method}
-        listener(Event("phase_finished", {"phase": "export", "seconds": result.export_seconds, **figures}))
+        listener(PhaseFinished("export", result.export_seconds, more=figures))
     ranks.barrier()
     return result
 

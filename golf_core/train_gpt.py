@@ -26,7 +26,7 @@ from golf_core.config import GolfConfig
 from golf_core.distributed import Ranks, device_name, end_process, join_from_environment, leave
 from golf_core.errors import ConfigError, GolfError, UserError
 from golf_core.events import Event, Listener, ignore
-from golf_core.plain_log import config_lines, event_line, result_lines
+from golf_core.log_text import config_lines, event_line, result_lines
 from golf_core.stages import DataPaths, evaluate_stage, export_stage, train_stage
 from golf_core.strict_json import from_dict
 

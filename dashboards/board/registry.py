@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.live import RunState, RunWatcher, find_runs
+from dashboards.live import RunState, state_of
 from golf_core.errors import GolfError
 from golf_core.strict_json import printable
 from orchestrator.folder.layout import LEDGER
-from orchestrator.folder.view import RunView
+from orchestrator.folder.view import RunReader, RunView, find_runs, stamp_of
 
 FRESH_S = 0.5
 """A look this young is good enough for whoever asks next."""
@@ -69,7 +69,7 @@ class Registry:
 class _Watched:
     def __init__(self, folder: Path) -> None:
         self._folder, self._lock = folder, threading.Lock()
-        self._watcher = RunWatcher(folder)
+        self._reader = RunReader(folder)
         self._last: tuple[float, tuple[int, int], Run] | None = None
 
     def is_there(self) -> bool:
@@ -81,17 +81,16 @@ class _Watched:
     def look(self) -> Run | Damaged:
         with self._lock:
             try:
-                stat = (self._folder / LEDGER).stat()
-                stamp = (stat.st_size, stat.st_mtime_ns)
+                stamp = stamp_of(self._folder / LEDGER)
                 if self._last is None or self._last[1] != stamp or not self._good_enough(self._last):
-                    self._last = time.monotonic(), stamp, Run(self._watcher.look(), self._watcher.view)
+                    self._last = time.monotonic(), stamp, Run(state_of(self._reader), self._reader.view)
                 return self._last[2]
             except (GolfError, OSError) as error:
                 reason = printable(str(error)).replace(f"{self._folder}/", "").replace(f"{self._folder}: ", "")
             except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
                 # A made-up figure that no reader foresaw: the other runs are shown all the same.
                 reason = f"holds figures that cannot be read ({type(error).__name__})"
-            self._last, self._watcher = None, RunWatcher(self._folder)
+            self._last, self._reader = None, RunReader(self._folder)
             return Damaged(self._folder.name, reason)
 
     @staticmethod

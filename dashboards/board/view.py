@@ -14,11 +14,13 @@ from urllib.parse import quote
 from dashboards.board.mlflow_look import MlflowLook, Standing
 from dashboards.board.registry import Damaged, Run
 from dashboards.charts import Figure, Line, Rule, line_chart
-from dashboards.live import MOST, Phase, RunState, SeedState
-from golf_core.progress import duration
+from dashboards.live import RunState
+from golf_core.event_log import MOST
+from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
-from orchestrator.folder.view import RunView
+from orchestrator.folder.seed_log import Phase
+from orchestrator.folder.view import RunView, SeedView
 
 SKIP = 0.03
 DASH = "–"
@@ -47,7 +49,7 @@ OF_ALL_SEEDS = ("every seed finished and reported", "number of seeds")
 class SeedRow:
     """A seed's figures as they are shown."""
 
-    state: SeedState
+    state: SeedView
     kind: str
     share: float | None
     """Of the phase that is done, 0 to 1."""
@@ -212,7 +214,7 @@ def _lasted(began: float, ended: float | None) -> str:
     return duration(max((time.time() if ended is None else ended) - began, 0.0))
 
 
-def _seed(seed: SeedState) -> SeedRow:
+def _seed(seed: SeedView) -> SeedRow:
     share = min(seed.done / seed.total, 1.0) if seed.phase and seed.total and seed.status == "running" else None
     # An attempt that was interrupted has left no word of when.
     took = "" if seed.started is None or seed.status == "interrupted" else _lasted(seed.started, seed.ended)
@@ -317,7 +319,7 @@ def _charts(state: RunState, view: RunView) -> list[Figure]:
     return charts
 
 
-def _lines(state: RunState, series: Callable[[SeedState], Sequence[tuple[float, float]]]) -> list[Line]:
+def _lines(state: RunState, series: Callable[[SeedView], Sequence[tuple[float, float]]]) -> list[Line]:
     """A curve for each seed that has one; its colour is the same in every chart."""
     return [
         Line(f"seed {seed.seed}", [x for x, _ in points], [y for _, y in points], f"s{number % COLOURS}")

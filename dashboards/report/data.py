@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from golf_core import strict_json
 from golf_core.audit.report import AuditReport
 from golf_core.errors import ConfigError, GolfError
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown
+from golf_core.event_log import sound_events
+from golf_core.events import Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
 from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
 from orchestrator.folder.results import RunResult, SeedResult
-from orchestrator.folder.view import AttemptView, view_of
+from orchestrator.folder.view import recorded, view_of
 from orchestrator.job.load import Job
 
 
@@ -70,7 +70,8 @@ class RunData:
     folder: Path
     result: RunResult
     seeds: tuple[SeedData, ...]
-    attempts: tuple[AttemptView, ...]
+    node_hours: float
+    """Hours of nodes that all attempts used."""
     missing: tuple[str, ...]
     """What could not be read, in sentences."""
 
@@ -98,26 +99,26 @@ def read_run(folder: Path) -> RunData:
     result = judged_anew(folder)
     missing: list[str] = []
     try:
-        attempts = view_of(folder).attempts
+        hours = view_of(folder).node_hours()
     except GolfError as error:
-        attempts = ()
+        hours = 0.0
         missing.append(f"attempts: {error}")
     seeds = tuple(_seed(folder / f"seed-{seed.seed}", seed, missing) for seed in result.seeds)
-    return RunData(folder, result, seeds, attempts, tuple(missing))
+    return RunData(folder, result, seeds, hours, tuple(missing))
 
 
 def _seed(folder: Path, result: SeedResult, missing: list[str]) -> SeedData:
     evaluated = result.evaluate
     if evaluated is not None and not evaluated.history:
         # The chunks are in the seed's own result, and nowhere else, where a result was made anew from the ledger.
-        own = _loaded(SeedResult, folder / RESULT, [])
+        own = recorded(SeedResult, folder / RESULT)
         if own is not None and own.evaluate is not None and own.evaluate.mixture == evaluated.mixture:
             result = replace(result, evaluate=own.evaluate)
-    events = list(_events(folder / LOG, missing))
+    events = _events(folder / LOG, missing)
     return SeedData(
         result=result,
-        steps=_curve(events, "train_step", ("step", "elapsed_s", "loss", "ms_per_step", "lr_factor")),
-        validations=_curve(events, "validation", ("step", "val_loss", "val_bpb")),
+        steps=_curve(events, TrainStep, ("step", "elapsed_s", "loss", "ms_per_step", "lr_factor")),
+        validations=_curve(events, Validation, ("step", "val_loss", "val_bpb")),
         system=_system(events),
         spans=tuple(_spans(events)),
         breakdown=_loaded(Breakdown, folder / BREAKDOWN, missing),
@@ -128,74 +129,50 @@ def _seed(folder: Path, result: SeedResult, missing: list[str]) -> SeedData:
 
 def _loaded(kind: type[Any], path: Path, missing: list[str]) -> Any:
     """The record at `path`; None where there is none. A damaged one is named in `missing`."""
-    if not path.exists():
-        return None
-    try:
-        return strict_json.load(kind, path, MAX_RECORD_BYTES)
-    except GolfError as error:
-        missing.append(str(error))
-        return None
+    return recorded(kind, path, missing) if path.exists() else None
 
 
-def _events(path: Path, missing: list[str]) -> Iterator[dict[str, Any]]:
+def _events(path: Path, missing: list[str]) -> list[Event]:
     try:
-        lines = read_bytes(path, MAX_RECORD_BYTES).splitlines()
+        return list(sound_events(read_bytes(path, MAX_RECORD_BYTES).splitlines()))
     except FileNotFoundError:
-        return
+        return []
     except OSError as error:
         missing.append(f"{path}: cannot be read ({error.strerror})")
-        return
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # torn by a crash
-        if isinstance(event, dict) and isinstance(event.get("kind"), str) and _finite(event.get("time")):
-            yield event
+        return []
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _curve(events: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> Curve:
-    """Of `kind`, the events that have the first of `names`; a step that was taken again counts as it was at last."""
-    by_step: dict[float, Mapping[str, Any]] = {}
-    for event in events:
-        if event["kind"] == kind and _finite(event.get(names[0])):
-            by_step[event[names[0]]] = event
+def _curve(events: Sequence[Event], kind: type[TrainStep | Validation], names: Sequence[str]) -> Curve:
+    """Of `kind`, all events by step; a step that was taken again counts as it was at last."""
+    by_step = {event.step: event for event in events if isinstance(event, kind)}
     rows = [by_step[step] for step in sorted(by_step)]
-    return Curve({n: tuple(float(r[n]) if _finite(r.get(n)) else math.nan for r in rows) for n in names})
+    return Curve({name: tuple(float(getattr(row, name)) for row in rows) for name in names})
 
 
-def _system(events: Sequence[Mapping[str, Any]]) -> Curve:
+def _system(events: Sequence[Event]) -> Curve:
     """Samples of the machine, `minutes` since the first; figures of all GPUs together."""
-    samples = [event for event in events if event["kind"] == "system"]
+    samples = [event for event in events if isinstance(event, System)]
     rows = []
-    for event in samples:
-        gpus = [gpu for gpu in event.get("gpus") or () if isinstance(gpu, Mapping)]
-        use = [gpu["utilisation_percent"] for gpu in gpus if _finite(gpu.get("utilisation_percent"))]
-        memory = [gpu["memory_mib"] for gpu in gpus if _finite(gpu.get("memory_mib"))]
+    for sample in samples:
+        use = [gpu.utilisation_percent for gpu in sample.gpus if gpu.utilisation_percent is not None]
+        memory = [gpu.memory_mib for gpu in sample.gpus if gpu.memory_mib is not None]
         rows.append(
             {
-                "minutes": (event["time"] - samples[0]["time"]) / 60,
-                "cpu_percent": event.get("cpu_percent"),
-                "memory_mib": event.get("memory_mib"),
-                "gpu_percent": sum(use) / len(use) if use else math.nan,
-                "gpu_memory_mib": sum(memory) if memory else math.nan,
+                "minutes": (sample.time - samples[0].time) / 60,
+                "cpu_percent": sample.cpu_percent,
+                "memory_mib": sample.memory_mib,
+                "gpu_percent": sum(use) / len(use) if use else None,
+                "gpu_memory_mib": sum(memory) if memory else None,
             }
         )
     names = ("minutes", "cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib")
-    return Curve({n: tuple(float(r[n]) if _finite(r[n]) else math.nan for r in rows) for n in names})
+    return Curve({n: tuple(math.nan if (v := row[n]) is None else float(v) for row in rows) for n in names})
 
 
-def _spans(events: Sequence[Mapping[str, Any]]) -> Iterator[Span]:
+def _spans(events: Sequence[Event]) -> Iterator[Span]:
     began: dict[str, float] = {}
     for event in events:
-        phase = event.get("phase")
-        if not isinstance(phase, str):
-            continue
-        if event["kind"] == "phase_started":
-            began[phase] = event["time"]
-        elif event["kind"] == "phase_finished" and phase in began:
-            yield Span(phase, began.pop(phase), event["time"])
+        if isinstance(event, PhaseStarted):
+            began[event.phase] = event.time
+        elif isinstance(event, PhaseFinished) and event.phase in began:
+            yield Span(event.phase, began.pop(event.phase), event.time)

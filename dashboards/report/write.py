@@ -17,7 +17,7 @@ from dashboards.report.sections.parts import Section, built, or_refused
 from dashboards.report.sections.training import system, training
 from dashboards.report.sections.verdict import against_baseline, reasons, seeds
 from golf_core.files import write_text
-from golf_core.progress import duration
+from golf_core.log_text import duration
 
 SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
     "Reasons": reasons,
@@ -47,8 +47,7 @@ def header(run: RunData) -> Header:
     """What stands above everything."""
     result = run.result
     when = datetime.datetime.fromtimestamp(result.started).astimezone()
-    hours = sum((a.ended or a.started) - a.started for a in run.attempts) * run.job.resources.nodes / 3600
-    price = run.job.cost.per_node_hour
+    hours, price = run.node_hours, run.job.cost.per_node_hour
     facts = [
         ("run", result.run_id),
         ("started", when.isoformat(sep=" ", timespec="minutes")),

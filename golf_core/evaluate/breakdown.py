@@ -23,7 +23,7 @@ from golf_core.config import GolfConfig
 from golf_core.data.tokenizer import BOS, SPACE, load_tokenizer
 from golf_core.distributed import Ranks
 from golf_core.evaluate.score import Losses
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted, ignore
 from golf_core.results import SCORERS, EvalResult
 from golf_core.stages import DataPaths, open_text
 from golf_core.strict_json import save
@@ -151,7 +151,7 @@ def breakdown_stage(
     if config.evaluate.repeat_tail:
         return
     emit = listener if ranks.is_first else ignore
-    emit(Event("phase_started", {"phase": "breakdown"}))
+    emit(PhaseStarted("breakdown"))
     began = time.perf_counter()
     text = open_text(paths, config, config.evaluate.max_tokens, torch.device("cpu"))
     nats = kept.gathered(scorers, text.num_targets)
@@ -161,11 +161,11 @@ def breakdown_stage(
             tokens, weights = text.tokens.numpy(), text.target_bytes.numpy()
             save(breakdown(nats, tokens, weights, config.evaluate.chunk_tokens, pieces), out / BREAKDOWN)
         except MemoryError:
-            emit(Event("note", {"message": "too little memory to sort the losses: there is no breakdown of them"}))
+            emit(Note("too little memory to sort the losses: there is no breakdown of them"))
     elif ranks.is_first:
-        emit(Event("note", {"message": "too little memory to gather the losses: there is no breakdown of them"}))
+        emit(Note("too little memory to gather the losses: there is no breakdown of them"))
     ranks.barrier()
-    emit(Event("phase_finished", {"phase": "breakdown", "seconds": time.perf_counter() - began}))
+    emit(PhaseFinished("breakdown", time.perf_counter() - began))
 
 
 def breakdown(

@@ -19,7 +19,7 @@ from golf_core.evaluate.adaptation import TestTimeTrainer
 from golf_core.evaluate.experts import Positions, Published, neural_terms
 from golf_core.evaluate.kraft import KraftMeter
 from golf_core.evaluate.text import ValidationText, Windows, bits_per_byte, chunk_windows, sliding_windows
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Chunk, Listener, PhaseFinished, PhaseStarted, ignore
 from golf_core.mixture.mixer import Mixer
 from golf_core.model.compute import autocast, hidden_function
 from golf_core.model.gpt import GPT
@@ -130,7 +130,7 @@ class Evaluator:
         """Evaluate the whole text. `began` (perf_counter) lets the time include what came before, such as loading."""
         now = time.perf_counter()
         began = now if began is None else began
-        self._emit(Event("phase_started", {"phase": "evaluate", "total": self.num_chunks}))
+        self._emit(PhaseStarted("evaluate", self.num_chunks))
         self._times.start()
         for chunk in range(self.num_chunks):
             losses = self.score_windows(self.windows_of(chunk), chunk_ends=True)
@@ -142,7 +142,7 @@ class Evaluator:
         seconds = self.ranks.agree([time.perf_counter() - began])[0]
         result = self._result(seconds, {"loading": now - began, **self._times.seconds()})
         figures = {f"bpb_{name}": self._totals.bpb(name) for name in self.scorers}
-        self._emit(Event("phase_finished", {"phase": "evaluate", "seconds": seconds, **figures}))
+        self._emit(PhaseFinished("evaluate", seconds, more=figures))
         return result
 
     def windows_of(self, chunk: int) -> Windows:
@@ -252,16 +252,18 @@ class Evaluator:
         shares = self._mixer.ladder.shares() if self._mixer else {}
         self.history.append(ChunkRecord(chunk + 1, tokens, bpb, tuple(log_weights.tolist()), counted, shares))
         weights = torch.softmax(log_weights, dim=0).tolist()
-        fields = {
-            "chunk": chunk + 1,
-            "total": self.num_chunks,
-            **{f"bpb_{name}": value for name, value in bpb.items()},
-            "weights": dict(zip(EXPERTS, weights, strict=True)) if self.published else {},
-            "shares": shares,
-            "elapsed_s": elapsed_s,
-            "eta_s": elapsed_s / (chunk + 1) * (self.num_chunks - chunk - 1),
-        }
-        self._emit(Event("chunk", fields))
+        event = Chunk(
+            chunk=chunk + 1,
+            total=self.num_chunks,
+            bpb_neural=bpb.get("neural"),
+            bpb_mixture=bpb.get("mixture"),
+            bpb_published=bpb.get("published"),
+            weights=dict(zip(EXPERTS, weights, strict=True)) if self.published else {},
+            shares=shares,
+            elapsed_s=elapsed_s,
+            eta_s=elapsed_s / (chunk + 1) * (self.num_chunks - chunk - 1),
+        )
+        self._emit(event)
 
     def _result(self, seconds: float, by_phase: dict[str, float]) -> EvalResult:
         totals = self._totals.all

@@ -24,7 +24,7 @@ from golf_core.distributed import Ranks, device_name, peak_memory_mib
 from golf_core.errors import ArtifactError, ConfigError, RunError
 from golf_core.evaluate.score import Evaluator
 from golf_core.evaluate.text import sliding_windows
-from golf_core.events import Event
+from golf_core.events import Chunk, Event, TrainStep
 from golf_core.model.compute import should_compile
 from golf_core.model.gpt import expected_shapes, model_from
 from golf_core.results import MIB, ExportResult, TrainResult
@@ -231,8 +231,8 @@ def _train(
     starts: list[float] = []
 
     def listen(event: Event) -> None:
-        if event.kind == "train_step":
-            starts.append(float(event.fields["elapsed_s"]))
+        if isinstance(event, TrainStep):
+            starts.append(event.elapsed_s)
 
     trainer = Trainer(config, TokenStream(train_shards(paths.folder)), text, ranks, seed, listen)
     result = trainer.run()
@@ -278,8 +278,8 @@ def _evaluate(
     ends: list[float] = []
 
     def listen(event: Event) -> None:
-        if event.kind == "chunk":
-            ends.append(float(event.fields["elapsed_s"]))
+        if isinstance(event, Chunk):
+            ends.append(event.elapsed_s)
 
     began = time.perf_counter()
     text = open_text(paths, config, config.evaluate.max_tokens, ranks.device)

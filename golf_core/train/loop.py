@@ -16,7 +16,7 @@ from golf_core.data.shards import TokenStream
 from golf_core.distributed import Ranks, device_name, peak_memory_mib
 from golf_core.errors import ConfigError, NumericsError, RunError
 from golf_core.evaluate.text import ValidationText, score_rows
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted, TrainStep, Validation, ignore
 from golf_core.model.compute import loss_function, should_compile
 from golf_core.model.gpt import GPT
 from golf_core.results import Score, TrainResult
@@ -79,7 +79,7 @@ class Trainer:
         kept = None if self._keeper is None else self._keeper.kept(self._stream)
         warmup_s = self._warm_up()
         average = WeightAverage(self.model, self.train_config.ema_decay)
-        self._emit(Event("phase_started", {"phase": "train", "total": self.train_config.iterations}))
+        self._emit(PhaseStarted("train", self.train_config.iterations))
         begin, loss = (0, math.nan) if kept is None else self._resume(kept, average)
         del kept  # as large as all that training holds
         self._clock.start()
@@ -108,7 +108,7 @@ class Trainer:
             resumed_at_steps=self._resumed_at,
         )
         figures = {"steps": step, "val_loss": score.nats_per_token, "val_bpb": score.bpb}
-        self._emit(Event("phase_finished", {"phase": "train", "seconds": train_s, **figures}))
+        self._emit(PhaseFinished("train", train_s, more=figures))
         return result
 
     def _steps(self, average: WeightAverage, begin: int, last: float) -> tuple[int, float]:
@@ -158,7 +158,7 @@ class Trainer:
         if self._qat_onset is not None:
             self.model.set_qat_temperature(self._temperature)
         message = f"resumed at step {progress.step}, {progress.elapsed_s:.1f} s on the clock"
-        self._emit(Event("note", {"message": message}))
+        self._emit(Note(message))
         return progress.step, progress.loss
 
     def _keep_off_the_clock(self, step: int, loss_tensor: Tensor, average: WeightAverage) -> None:
@@ -178,7 +178,7 @@ class Trainer:
             resumed_at=self._resumed_at,
         )
         message = self._keeper.keep(TrainState(progress, self._tensors(average)), self._stream)
-        self._emit(Event("note", {"message": message, "snapshot_step": step}))
+        self._emit(Note(message, snapshot_step=step))
         self._clock.start()
 
     def _tensors(self, average: WeightAverage) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ class Trainer:
         weights = copy.deepcopy(self.model.state_dict())
         # Warm-up reads from a copy of the stream, so that the clocked run begins at the first token.
         stream, self._stream = self._stream, copy.copy(self._stream)
-        self._emit(Event("phase_started", {"phase": "warmup", "total": self.train_config.warmup_steps}))
+        self._emit(PhaseStarted("warmup", self.train_config.warmup_steps))
         for step in range(self.train_config.warmup_steps):
             # The second half runs with late QAT, which is a different graph.
             late = 2 * step >= self.train_config.warmup_steps
@@ -205,7 +205,7 @@ class Trainer:
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-        self._emit(Event("phase_finished", {"phase": "warmup", "seconds": seconds}))
+        self._emit(PhaseFinished("warmup", seconds))
         return seconds
 
     def _step(self, step: int, factor: float) -> Tensor:
@@ -253,7 +253,7 @@ class Trainer:
                 return
             self._qat_onset = step
             self.model.set_qat_temperature(self._temperature)
-            self._emit(Event("note", {"message": f"late QAT from step {step}"}))
+            self._emit(Note(f"late QAT from step {step}"))
         self._temperature.fill_(qat_temperature(self.train_config, step, self._qat_onset))
 
     def _report(self, step: int, loss_tensor: Tensor, pace: Pace) -> None:
@@ -263,17 +263,17 @@ class Trainer:
         eta = (self.train_config.iterations - step) * seconds_per_step
         if self.train_config.wallclock_seconds is not None:
             eta = min(eta, self.train_config.wallclock_seconds - pace.elapsed_s)
-        fields = {
-            "step": step,
-            "total": self.train_config.iterations,
-            "loss": loss,
-            "lr_factor": pace.lr_factor,
-            "ms_per_step": 1e3 * seconds_per_step,
-            "tokens_per_s": self.train_config.batch_tokens / seconds_per_step if seconds_per_step else 0.0,
-            "elapsed_s": pace.elapsed_s,
-            "eta_s": max(eta, 0.0),
-        }
-        self._emit(Event("train_step", fields))
+        event = TrainStep(
+            step=step,
+            total=self.train_config.iterations,
+            loss=loss,
+            lr_factor=pace.lr_factor,
+            ms_per_step=1e3 * seconds_per_step,
+            tokens_per_s=self.train_config.batch_tokens / seconds_per_step if seconds_per_step else 0.0,
+            elapsed_s=pace.elapsed_s,
+            eta_s=max(eta, 0.0),
+        )
+        self._emit(event)
 
     def _check_finite(self, step: int, loss: float) -> None:
         # Every rank sees the same reduced loss, so that all of them end here together.
@@ -297,10 +297,9 @@ class Trainer:
 
     def _validate(self, step: int) -> Score:
         began = time.perf_counter()
-        self._emit(Event("note", {"message": f"validating at step {step}"}))
+        self._emit(Note(f"validating at step {step}"))
         evaluate = self.config.evaluate
         score = score_rows(self.model, self._text, evaluate.seq_len, evaluate.batch_windows, self.ranks)
         self._validation_s += time.perf_counter() - began
-        fields = {"step": step, "val_loss": score.nats_per_token, "val_bpb": score.bpb}
-        self._emit(Event("validation", fields))
+        self._emit(Validation(step, val_loss=score.nats_per_token, val_bpb=score.bpb))
         return score

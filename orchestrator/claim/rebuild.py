@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from golf_core import strict_json
-from golf_core.errors import GolfError
 from golf_core.files import MAX_RECORD_BYTES
 from orchestrator.claim.judge import judge
 from orchestrator.folder.layout import RESULT
-from orchestrator.folder.ledger import Entry, Ledger, figures_in, read_ledger, without_history
+from orchestrator.folder.ledger import Ledger, figures_in, without_history
 from orchestrator.folder.redaction import Redactor, save_redacted
 from orchestrator.folder.results import RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import attempts_of
-from orchestrator.folder.view import RunView, view_of
+from orchestrator.folder.view import RunView, recorded, view_of
 
 
 def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
@@ -24,15 +22,14 @@ def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
     Raises `ConfigError` where it is not the folder of a run, `RunError` while another process is at work on it.
     """
     folder = folder.absolute()
-    view = view_of(folder)
+    view_of(folder)  # refuses what is no run's folder, and would be given a ledger
     ledger = Ledger(folder)  # nobody else writes meanwhile
     try:
-        notes: list[str] = []
-        entries = read_ledger(folder)
-        seeds = tuple(_seed(view, seed, entries, notes) for seed in view.job.seeds)
+        view, notes = view_of(folder), list[str]()
+        seeds = tuple(_seed(view, seed, notes) for seed in view.job.seeds)
         result = _result(view, seeds)
         for seed in seeds:
-            place = folder / f"seed-{seed.seed}"
+            place = view.place(seed.seed)
             if place.is_dir():
                 save_redacted(seed, redactor, place / RESULT)
         save_redacted(result, redactor, folder / RESULT)
@@ -42,8 +39,7 @@ def rebuild(folder: Path, redactor: Redactor) -> tuple[RunResult, list[str]]:
 
 
 def _result(view: RunView, seeds: tuple[SeedResult, ...]) -> RunResult:
-    hardware = sorted({attempt.hardware for attempt in view.attempts if attempt.hardware})
-    provenance = {**view.provenance, "hardware": "; ".join(hardware), "job_sha256": view.job.digest}
+    provenance = {**view.provenance, "hardware": view.hardware, "job_sha256": view.job.digest}
     if view.artifacts_of:
         provenance["artifacts_of"] = view.artifacts_of
     return RunResult(
@@ -58,12 +54,12 @@ def _result(view: RunView, seeds: tuple[SeedResult, ...]) -> RunResult:
     )
 
 
-def _seed(view: RunView, seed: int, entries: Sequence[Entry], notes: list[str]) -> SeedResult:
-    attempts = [attempt for attempt in view.attempts if attempt.seed == seed]
-    place = view.folder / f"seed-{seed}"
+def _seed(view: RunView, seed: int, notes: list[str]) -> SeedResult:
+    attempts = view.attempts_at(seed)
     if not attempts:
         return waiting_result(seed)
-    before, why = _before(place / RESULT)
+    why: list[str] = []
+    before = recorded(SeedResult, view.place(seed) / RESULT, why)
     last = attempts[-1]
     finished = last.status == "finished"
     rebuilt = replace(
@@ -73,27 +69,18 @@ def _seed(view: RunView, seed: int, entries: Sequence[Entry], notes: list[str]) 
         started=attempts[0].started,
         finished=last.ended or last.started,
         node=next((attempt.node for attempt in reversed(attempts) if attempt.node), ""),
-        attempts=attempts_of(place, seed, entries, ()),
-        **figures_in(entries, seed, before, notes),
+        attempts=attempts_of(view, seed),
+        **figures_in(view.entries, seed, before, notes),
     )
     # The scores after each chunk are in the seed's own result alone.
     evaluated = before.evaluate if before is not None else None
     if rebuilt.evaluate is None:
         return rebuilt
     if evaluated is None or without_history(evaluated) != without_history(rebuilt.evaluate):
-        notes.append(
-            f"seed {seed}: the scores after each chunk are lost: {why or 'its result was of another evaluation'}"
-        )
+        reason = why[0] if why else "its result was of another evaluation"
+        notes.append(f"seed {seed}: the scores after each chunk are lost: {reason}")
         return rebuilt
     return replace(rebuilt, evaluate=evaluated)
-
-
-def _before(path: Path) -> tuple[SeedResult | None, str]:
-    """The result that is there, or why there is none."""
-    try:
-        return strict_json.load(SeedResult, path), ""
-    except GolfError as error:
-        return None, str(error)
 
 
 def judged_anew(folder: Path) -> RunResult:

@@ -50,7 +50,7 @@ def fetch_command(
 
 def progress_line(progress: FetchProgress) -> str:
     """How far, how fast, how long still."""
-    from golf_core.progress import duration
+    from golf_core.log_text import duration
 
     share = 100 * progress.done_bytes / max(progress.total_bytes, 1)
     eta = "unknown" if progress.eta_seconds is None else duration(progress.eta_seconds)

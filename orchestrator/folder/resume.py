@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from golf_core import strict_json
-from golf_core.errors import ConfigError, GolfError
+from golf_core.errors import ConfigError
+from golf_core.event_log import read_events, sound_events
+from golf_core.events import PhaseFinished
 from golf_core.files import sha256, write_bytes
 from golf_core.strict_json import printable
-from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import (
     LEDGER,
-    LOG,
     RESULT,
 )
-from orchestrator.folder.ledger import Entry, figures_in, read_ledger
+from orchestrator.folder.ledger import figures_in
 from orchestrator.folder.results import STAGES, Attempt, SeedResult, waiting_result
-from orchestrator.folder.seed_log import read_events
+from orchestrator.folder.view import AttemptView, RunView, recorded, view_of
 from orchestrator.job.load import Job
 
 
 @dataclass(frozen=True)
-class Remains:
+class ResumePoint:
     """An earlier run's folder, ready to be gone on with."""
 
     folder: Path
     job: Job
     started: float
-    """Of the first attempt, seconds since the epoch."""
+    """When it was started first, seconds since the epoch."""
     attempt: int
     """How often the run was started."""
     artifacts_of: str | None
@@ -42,36 +40,29 @@ class Remains:
     """What was found damaged and is done again."""
 
 
-def remains_of(folder: Path) -> Remains:
+def resume_point(folder: Path) -> ResumePoint:
     """Read the run in `folder`. Raises `ConfigError` where it is not the folder of a run."""
-    job = job_of_run(folder, {})
-    entries = read_ledger(folder)
-    starts = [entry for entry in entries if entry.kind == "run_started"]
-    if not starts:
-        raise ConfigError(f"{folder}: its ledger does not say that it was ever started; run the job anew")
+    view = view_of(folder)
     notes: list[str] = []
-    artifacts_of = starts[0].fields.get("artifacts_of")
+    artifacts_of = view.starts[0].fields.get("artifacts_of")
     if artifacts_of is not None and not (isinstance(artifacts_of, str) and artifacts_of.isprintable()):
         raise ConfigError(f"{folder / LEDGER}: its first entry is damaged (artifacts_of); run the job anew")
-    seeds = {
-        seed: _seed_remains(folder / f"seed-{seed}", seed, entries, bool(artifacts_of), notes) for seed in job.seeds
-    }
-    return Remains(
+    return ResumePoint(
         folder=folder,
-        job=job,
-        started=starts[0].time,
-        attempt=len(starts),
+        job=view.job,
+        started=view.started,
+        attempt=len(view.starts),
         artifacts_of=artifacts_of or None,
-        seeds=seeds,
+        seeds={seed: _whole(view, seed, notes) for seed in view.job.seeds},
         notes=tuple(notes),
     )
 
 
-def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: bool, notes: list[str]) -> SeedResult:
+def _whole(view: RunView, seed: int, notes: list[str]) -> SeedResult:
     """The seed's result with the figures of whole stages alone, and all attempts that did not end well."""
-    result = _recorded(place / RESULT, seed, entries, notes)
-    damaged = _damaged_stages(place, seed, entries)
-    export = adopted or (result.export is not None and "export" not in damaged)
+    result = _recorded(view, seed, notes)
+    damaged = _damaged_stages(view, seed)
+    export = bool(view.artifacts_of) or (result.export is not None and "export" not in damaged)
     # An artifact that is whole needs its checkpoint no more.
     train = result.train if export or "train" not in damaged else None
     evaluate = result.evaluate if export and "evaluate" not in damaged else None
@@ -84,44 +75,42 @@ def _seed_remains(place: Path, seed: int, entries: Sequence[Entry], adopted: boo
             )
     if result.status == "finished" and (evaluate is None or (result.audit is not None and audit is None)):
         kept = replace(kept, status="failed", error="not finished")
-    attempts = attempts_of(place, seed, entries, result.attempts)
+    attempts = attempts_of(view, seed, result.attempts)
     if kept.status == "finished":
         return replace(kept, attempts=attempts)  # it is not run again: what its own result says stays true
-    started = next((e.time for e in entries if e.kind == "seed_started" and e.fields.get("seed") == seed), None)
-    return replace(kept, attempts=attempts, started=started or result.started)
+    begun = view.attempts_at(seed)
+    return replace(kept, attempts=attempts, started=begun[0].started if begun else result.started)
 
 
-def _recorded(path: Path, seed: int, entries: Sequence[Entry], notes: list[str]) -> SeedResult:
+def _recorded(view: RunView, seed: int, notes: list[str]) -> SeedResult:
     """The seed's result; where that is gone or damaged, what the ledger has of it."""
-    try:
-        result = strict_json.load(SeedResult, path)
-    except GolfError as error:
-        found = figures_in(entries, seed, None, notes)
+    why: list[str] = []
+    path = view.place(seed) / RESULT
+    result = recorded(SeedResult, path, why)
+    if result is None:
+        found = figures_in(view.entries, seed, None, notes)
         if found:
-            notes.append(f"seed {seed}: its figures are taken from the ledger: {printable(error)}")
+            notes.append(f"seed {seed}: its figures are taken from the ledger: {printable(why[0])}")
         return replace(waiting_result(seed), error="interrupted", **found)
     if result.seed != seed:
         raise ConfigError(f"{path}: is of seed {result.seed}, in the folder of seed {seed}; put it where it belongs")
     return result
 
 
-def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[str, str]:
+def _damaged_stages(view: RunView, seed: int) -> dict[str, str]:
     """Stages whose files are not those that the ledger saw, with what is wrong."""
     damaged = {}
+    of_seed = [e.fields for e in view.entries if e.kind == "stage_finished" and e.fields.get("seed") == seed]
     for stage in STAGES:
-        ends = [
-            entry
-            for entry in entries
-            if entry.kind == "stage_finished" and (entry.fields.get("seed"), entry.fields.get("stage")) == (seed, stage)
-        ]
+        ends = [fields for fields in of_seed if fields.get("stage") == stage]
         if not ends:
             damaged[stage] = "the ledger does not say that it ended"
             continue
-        expected = ends[-1].fields.get("files")
+        expected = ends[-1].get("files")
         if not isinstance(expected, dict):
             expected = {}
         for name in STAGES[stage].files:
-            path = place / name
+            path = view.place(seed) / name
             if not path.is_file():
                 damaged[stage] = f"{path} is missing"
             elif sha256(path) != expected.get(name):
@@ -129,37 +118,31 @@ def _damaged_stages(place: Path, seed: int, entries: Sequence[Entry]) -> dict[st
     return damaged
 
 
-def attempts_of(place: Path, seed: int, entries: Sequence[Entry], recorded: Sequence[Attempt]) -> tuple[Attempt, ...]:
-    """The recorded attempts, and those that ended without a word."""
-    found: dict[int, Attempt] = dict(enumerate(recorded, start=1))
-    of_seed = [entry for entry in entries if entry.fields.get("seed") == seed]
-    for i, entry in enumerate(of_seed):
-        number = entry.fields.get("attempt")
-        if entry.kind != "seed_started" or not isinstance(number, int) or number in found:
-            continue
-        rest = of_seed[i + 1 :]
-        end = next((e for e in rest if e.kind == "seed_finished" and e.fields.get("attempt") == number), None)
-        if end is not None and end.fields.get("status") == "finished":
-            continue
-        if end is not None:
-            known = [printable(str(end.fields.get(name, "unknown"))) for name in ("stage", "failure", "error")]
-            found[number] = Attempt(entry.time, end.time, known[0], known[1], known[2])
-            continue
-        stages = list(STAGES)
-        done = [e.fields.get("stage") for e in rest if e.kind == "stage_finished" and e.fields.get("stage") in stages]
-        stage = stages[min(stages.index(str(done[-1])) + 1, len(stages) - 1)] if done else "train"
-        last = _last_sign(place, entry.time)
-        found[number] = Attempt(entry.time, last, stage, "unknown", "the driver ended without a word")
+def attempts_of(view: RunView, seed: int, known: Sequence[Attempt] = ()) -> tuple[Attempt, ...]:
+    """The attempts at a seed that did not end well: those `known`, and what the ledger says of the others."""
+    found: dict[int, Attempt] = dict(enumerate(known, start=1))
+    for attempt in view.attempts_at(seed):
+        if attempt.number not in found and attempt.status != "finished":
+            found[attempt.number] = _attempt(attempt)
     return tuple(found[number] for number in sorted(found))
 
 
-def _last_sign(place: Path, started: float) -> float:
-    """When the seed's log was written last."""
+def _attempt(view: AttemptView) -> Attempt:
+    if view.ended is not None:
+        stage, kind, error = (text or "unknown" for text in (view.stage, view.failure, view.error))
+        return Attempt(view.started, view.ended, stage, kind, error)
+    stages = list(STAGES)
+    stage = stages[min(stages.index(view.stages[-1]) + 1, len(stages) - 1)] if view.stages else "train"
+    return Attempt(view.started, _last_sign(view), stage, "unknown", "the driver ended without a word")
+
+
+def _last_sign(attempt: AttemptView) -> float:
+    """When the attempt's log was written last, seconds since the epoch."""
     with contextlib.suppress(ConfigError):
-        events = read_events(place / LOG)
+        events = read_events(attempt.log)
         if events:
-            return max(started, events[-1].time)
-    return started
+            return max(attempt.started, events[-1].time)
+    return attempt.started
 
 
 def begin_log(path: Path, kept: Sequence[str], attempts: int) -> None:
@@ -176,8 +159,4 @@ def begin_log(path: Path, kept: Sequence[str], attempts: int) -> None:
 
 
 def _ends_stage(line: bytes, stages: Sequence[str]) -> bool:
-    try:
-        event = json.loads(line)
-        return bool(event["kind"] == "phase_finished" and event["phase"] in stages)
-    except (ValueError, LookupError, TypeError):
-        return False  # torn by a crash
+    return any(isinstance(event, PhaseFinished) and event.phase in stages for event in sound_events([line]))

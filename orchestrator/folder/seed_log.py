@@ -1,47 +1,116 @@
-"""One seed's complete log as plain text, written anew from what the run recorded."""
+"""One seed's log: what it comes to while it grows, and the whole of it as plain text."""
 
 from __future__ import annotations
 
-import errno
-import json
 import math
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from golf_core.errors import ConfigError
-from golf_core.events import Event
-from golf_core.files import MAX_RECORD_BYTES, read_bytes
-from golf_core.plain_log import config_lines, event_line, named, result_lines
+from golf_core.event_log import MOST, Tail
+from golf_core.events import Chunk, Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
+from golf_core.log_text import config_lines, describe, event_line, named, result_lines
 from golf_core.results import DataRecord
 from golf_core.strict_json import printable
 from orchestrator.folder.results import SeedResult
 from orchestrator.job.load import Job
 
-
-def read_events(path: Path) -> list[Event]:
-    """The events that a seed's log.jsonl holds. Raises `ConfigError` naming the file and line."""
-    events = []
-    try:
-        lines = read_bytes(path, MAX_RECORD_BYTES).decode("utf-8").splitlines()
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise ConfigError(f"{path}: {error.strerror}, so it is no seed's log; is this a run's folder?") from None
-        raise ConfigError(f"{path}: missing or not text; the run's folder must hold each seed's log") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: missing or not text; the run's folder must hold each seed's log") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            fields = json.loads(line)
-            event = Event(kind=fields.pop("kind"), time=float(fields.pop("time")), fields=fields)
-            if not isinstance(event.kind, str) or not math.isfinite(event.time):
-                raise TypeError
-            events.append(event)
-        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
-            raise ConfigError(f"{path}: line {number} is not an event; the log is damaged") from None
-    return events
+TAIL_LINES = 12
+MAX_POINTS = 600
+"""Of each series: beyond that, every second point is dropped."""
+MAX_LINE = 500
+"""Characters that are shown of a line of a log."""
+MAX_NAME = 60
+"""Characters that are shown of a phase's name."""
 
 
-def seed_log(
+@dataclass(frozen=True)
+class Phase:
+    """A phase that has ended."""
+
+    name: str
+    seconds: float
+
+
+class _Series:
+    """Points of a curve, thinned out as they become many."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float]] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, x: Any, y: Any) -> None:
+        if not isinstance(x, (int, float)) or not isinstance(y, (int, float)) or not math.isfinite(y):
+            return
+        if self._seen % self._every == 0:
+            self.points.append((float(x), float(y)))
+        self._seen += 1
+        if len(self.points) > MAX_POINTS:
+            self.points = self.points[::2]
+            self._every *= 2
+
+
+class LiveLog:
+    """A log that grows, and what it comes to so far."""
+
+    def __init__(self, path: Path) -> None:
+        self._tail = Tail(path)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.phases: list[Phase] = []
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.loss, self.bpb = _Series(), _Series()
+
+    def read_on(self) -> None:
+        """Take in the whole lines that have come since; a log that was written anew is read from its beginning."""
+        if self._tail.replaced:
+            self._tail = Tail(self._tail.path)
+            self._clear()
+        for event in self._tail.events():
+            self._add(event)
+
+    def _add(self, event: Event) -> None:
+        now = self.figures
+        match event:
+            case System():
+                now["system"] = {**event.fields, "time": event.time}
+                return
+            case PhaseStarted(phase, total):
+                now.update(phase=_name(phase), done=0, total=total or 0, eta_s=None)
+            case TrainStep(step, total, loss):
+                now.update(done=step, total=total, eta_s=_seconds_left(event.eta_s))
+                now.update(loss=float(loss), ms_per_step=float(event.ms_per_step))
+                self.loss.add(step, loss)
+            case Validation():
+                now.update(val_bpb=float(event.val_bpb))
+            case Chunk(chunk, total):
+                now.update(done=chunk, total=total, eta_s=_seconds_left(event.eta_s), bpb=event.bpb)
+                self.bpb.add(chunk, event.bpb.get("mixture", event.bpb.get("neural")))
+            case PhaseFinished(phase, seconds):
+                self.phases.append(Phase(_name(phase), float(seconds)))
+                now.update(phase="", eta_s=None)
+        with suppress(ValueError, ArithmeticError, OSError):  # a time that no clock shows
+            stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+            line = printable(describe(event))
+            self.tail.append(f"{stamp}  {line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + '…'}")
+
+
+def _name(value: str) -> str:
+    return printable(value)[:MAX_NAME]
+
+
+def _seconds_left(value: float) -> float | None:
+    return float(value) if 0 <= value <= MOST else None
+
+
+def plain_log(
     job: Job, provenance: Mapping[str, str], seed: SeedResult, data: DataRecord, events: list[Event]
 ) -> Iterator[str]:
     """The lines: environment, data, configuration; every event with its time since the first; the final figures."""
@@ -56,10 +125,8 @@ def seed_log(
     for event in events:
         try:
             yield f"time:{event.time - events[0].time:.3f} {event_line(event)}"
-        except (LookupError, RecursionError):
-            raise ConfigError(
-                f"the log of seed {seed.seed} holds a '{printable(event.kind)}' without its fields"
-            ) from None
+        except RecursionError:
+            raise ConfigError(f"the log of seed {seed.seed} holds figures that are too deeply nested") from None
     yield from result_lines(seed.train, seed.export, seed.evaluate)
     yield (
         f"bytes weights:{seed.export.weight_bytes} code:{seed.export.code_bytes} total:{seed.export.total_bytes} "

@@ -13,12 +13,13 @@ from pathlib import Path
 from golf_core import files, strict_json
 from golf_core.artifact.program import ProgramError, is_made_from
 from golf_core.errors import ConfigError
+from golf_core.event_log import read_events
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
 from orchestrator.folder.layout import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
 from orchestrator.folder.redaction import Redactor, redacted
 from orchestrator.folder.results import RunResult, SeedResult
-from orchestrator.folder.seed_log import read_events, seed_log
+from orchestrator.folder.seed_log import plain_log
 from orchestrator.package.manifest import (
     FORMAT,
     README,
@@ -151,7 +152,7 @@ def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Reda
         files.write_bytes(place / name, (first / name).read_bytes())
     for seed in run.result.seeds:
         own = run.folder / f"seed-{seed.seed}"
-        lines = seed_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
+        lines = plain_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
         write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
         if weights:
             files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())

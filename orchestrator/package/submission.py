@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from golf_core.config import GolfConfig
-from golf_core.plain_log import named
+from golf_core.log_text import named
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from golf_core.strict_json import to_dict
 from orchestrator.claim.columns import submitted

@@ -17,7 +17,7 @@ from types import FrameType
 from golf_core.errors import GolfError, RunError
 from golf_core.events import Event
 from golf_core.files import write_text
-from golf_core.progress import describe
+from golf_core.log_text import describe
 from orchestrator.claim.judge import judge, out_of_reach
 from orchestrator.folder.earlier import EarlierSeed
 from orchestrator.folder.layout import JOB, RESULT
@@ -25,7 +25,7 @@ from orchestrator.folder.ledger import Ledger, this_process
 from orchestrator.folder.provenance import provenance
 from orchestrator.folder.redaction import Redactor, save_redacted
 from orchestrator.folder.results import RunResult, SeedResult, waiting_result
-from orchestrator.folder.resume import Remains, remains_of
+from orchestrator.folder.resume import ResumePoint, resume_point
 from orchestrator.job.load import Job
 from orchestrator.plugins import run_written
 from orchestrator.preflight.nodes import refuse_misfit, this_machine
@@ -68,7 +68,7 @@ def resume_job(folder: Path, address: str | None, say: Say, redactor: Redactor |
     Raises as `run_job` does, and `RunError` while another process is at work on the run.
     """
     folder = folder.absolute()
-    remains = remains_of(folder)
+    remains = resume_point(folder)
     for note in remains.notes:
         say(note)
 
@@ -112,7 +112,7 @@ class _Driver:
         stopped: threading.Event,
         redactor: Redactor | None = None,
         earlier: Mapping[int, EarlierSeed] | None = None,
-        remains: Remains | None = None,
+        remains: ResumePoint | None = None,
     ) -> None:
         self._redactor = redactor = redactor or Redactor.from_environment({})
         self._job, self._say, self.folder, self._alone = job, say, folder, alone

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from golf_core.errors import LostError
-from golf_core.events import Event
+from golf_core.events import Chunk, Event, System, TrainStep
 
 HEARTBEAT_EVERY_S = 5.0
 PATIENT = 10.0
@@ -67,11 +67,11 @@ class StallWatch:
 
     def saw(self, event: Event) -> None:
         """Take note of rank 0's event."""
-        if event.kind == "system":
+        if isinstance(event, System):
             return  # it comes from beside the work, and says nothing of its progress
         now = self._now()
-        last = event.fields.get("total") in (event.fields.get("step"), event.fields.get("chunk"))
-        if event.kind not in ("train_step", "chunk") or last:
+        done = event.step if isinstance(event, TrainStep) else event.chunk if isinstance(event, Chunk) else None
+        if done is None or event.fields["total"] == done:
             self._kind, self._longest = "", None  # what comes next is something else: nothing is known of it
             return
         if event.kind == self._kind:

@@ -12,16 +12,16 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from golf_core.events import Event
+from golf_core.events import Chunk, Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.files import write_text
 from golf_core.results import MIB
 from orchestrator.folder.results import SeedResult
-from orchestrator.folder.view import view_of
+from orchestrator.folder.view import HOUR_S, view_of
 from orchestrator.job.load import Job
 
 PREFIX = "ray_"
@@ -29,7 +29,6 @@ PREFIX = "ray_"
 TARGETS = "prom_metrics_service_discovery.json"
 """Where Ray writes which addresses Prometheus can read, in the session's folder."""
 BEAT_S = 1.0
-HOUR_S = 3600.0
 RUN_TAGS = ("run", "job_name")
 SEED_TAGS = (*RUN_TAGS, "seed")
 STATUSES = ("queued", "running", "finished", "failed")
@@ -117,7 +116,7 @@ class RunMetrics:
         self._values: dict[Key, float] = {}
         self._status = dict.fromkeys(job.seeds, "queued")
         self._began: dict[int, float] = {}
-        self._seconds = 0.0
+        self._seconds = self._earlier_hours = 0.0
         self._gauges: dict[str, Gauge] = {}
         self._targets: Path | None = None
         with contextlib.suppress(Exception):
@@ -148,7 +147,7 @@ class RunMetrics:
                 if name == "golf_phase_info":
                     self._clear_series(name, seed)
                 self._values[name, (str(seed), *tags)] = float(value)
-            if event.kind == "phase_finished":
+            if isinstance(event, PhaseFinished):
                 self._clear_series("golf_phase_info", seed)
                 self._clear_series("golf_phase_remaining_seconds", seed)
 
@@ -182,7 +181,7 @@ class RunMetrics:
             for (name, tags), value in values.items()
         ]
         found += [("golf_seeds", {**self._tags, "status": s}, float(statuses.count(s))) for s in STATUSES]
-        hours = seconds * self._job.resources.nodes / HOUR_S
+        hours = self._earlier_hours + seconds * self._job.resources.nodes / HOUR_S
         found.append(("golf_node_hours", self._tags, hours))
         price = self._job.cost.per_node_hour
         if price is not None:
@@ -201,7 +200,7 @@ class RunMetrics:
     def _take_up(self, folder: Path) -> None:
         """What earlier drivers of the run have done."""
         view = view_of(folder)
-        self._seconds = sum(a.ended - a.started for a in view.attempts if a.ended is not None)
+        self._earlier_hours = view.node_hours()
         for attempt in view.attempts:
             if attempt.newest and attempt.status == "finished":
                 self._status[attempt.seed] = "finished"
@@ -232,57 +231,53 @@ Sample = tuple[str, tuple[str, ...], float]
 
 def _samples(event: Event) -> Iterator[Sample]:
     """Name, tags beyond the seed, and value of everything that an event tells."""
-    f = event.fields
-    if event.kind == "train_step":
-        yield "golf_train_loss_nats", (), f["loss"]
-        yield "golf_step_seconds", (), f["ms_per_step"] / 1e3
-        yield "golf_train_tokens_per_second", (), f["tokens_per_s"]
-        yield "golf_learning_rate_ratio", (), f["lr_factor"]
-        yield "golf_train_steps", (), f["step"]
-        yield "golf_train_steps_planned", (), f["total"]
-        yield "golf_phase_remaining_seconds", (), f["eta_s"]
-    elif event.kind == "validation":
-        yield "golf_validation_loss_nats", (), f["val_loss"]
-        yield "golf_validation_bpb", (), f["val_bpb"]
-    elif event.kind == "chunk":
-        yield "golf_eval_chunks", (), f["chunk"]
-        yield "golf_eval_chunks_planned", (), f["total"]
-        yield "golf_phase_remaining_seconds", (), f["eta_s"]
-        for scorer in ("neural", "mixture", "published"):
-            if f"bpb_{scorer}" in f:
-                yield "golf_eval_bpb", (scorer,), f[f"bpb_{scorer}"]
-        for expert, weight in f.get("weights", {}).items():
-            yield "golf_expert_weight", (str(expert),), weight
-        for part, weight in f.get("shares", {}).items():
-            yield "golf_mixture_weight", (str(part),), weight
-    elif event.kind == "phase_started":
-        yield "golf_phase_info", (str(f["phase"]),), 1.0
-    elif event.kind == "phase_finished":
-        yield from _of_phase(f)
-    elif event.kind == "system":
-        yield from _of_machine(f)
+    match event:
+        case TrainStep():
+            yield "golf_train_loss_nats", (), event.loss
+            yield "golf_step_seconds", (), event.ms_per_step / 1e3
+            yield "golf_train_tokens_per_second", (), event.tokens_per_s
+            yield "golf_learning_rate_ratio", (), event.lr_factor
+            yield "golf_train_steps", (), event.step
+            yield "golf_train_steps_planned", (), event.total
+            yield "golf_phase_remaining_seconds", (), event.eta_s
+        case Validation():
+            yield "golf_validation_loss_nats", (), event.val_loss
+            yield "golf_validation_bpb", (), event.val_bpb
+        case Chunk():
+            yield "golf_eval_chunks", (), event.chunk
+            yield "golf_eval_chunks_planned", (), event.total
+            yield "golf_phase_remaining_seconds", (), event.eta_s
+            yield from (("golf_eval_bpb", (scorer,), value) for scorer, value in event.bpb.items())
+            yield from (("golf_expert_weight", (expert,), weight) for expert, weight in event.weights.items())
+            yield from (("golf_mixture_weight", (part,), share) for part, share in event.shares.items())
+        case PhaseStarted(phase):
+            yield "golf_phase_info", (phase,), 1.0
+        case PhaseFinished():
+            yield from _of_phase(event)
+        case System():
+            yield from _of_machine(event)
 
 
-def _of_phase(f: Mapping[str, Any]) -> Iterator[Sample]:
-    yield "golf_phase_seconds", (str(f["phase"]),), f["seconds"]
-    if "steps" in f:
-        yield "golf_train_steps", (), f["steps"]
-    if "val_bpb" in f:
-        yield "golf_validation_loss_nats", (), f["val_loss"]
-        yield "golf_validation_bpb", (), f["val_bpb"]
-    if "weight_bytes" in f:
-        yield "golf_artifact_bytes", ("weights",), f["weight_bytes"]
-        yield "golf_artifact_bytes", ("code",), f["code_bytes"]
+def _of_phase(event: PhaseFinished) -> Iterator[Sample]:
+    yield "golf_phase_seconds", (event.phase,), event.seconds
+    if "steps" in event.more:
+        yield "golf_train_steps", (), event.more["steps"]
+    if "val_bpb" in event.more:
+        yield "golf_validation_loss_nats", (), event.more["val_loss"]
+        yield "golf_validation_bpb", (), event.more["val_bpb"]
+    if "weight_bytes" in event.more:
+        yield "golf_artifact_bytes", ("weights",), event.more["weight_bytes"]
+        yield "golf_artifact_bytes", ("code",), event.more["code_bytes"]
 
 
-def _of_machine(f: Mapping[str, Any]) -> Iterator[Sample]:
+def _of_machine(event: System) -> Iterator[Sample]:
     for name, (field, factor) in OF_NODE.items():
-        if field in f:
-            yield name, (), f[field] * factor
-    for gpu in f.get("gpus") or ():
+        if (value := getattr(event, field)) is not None:
+            yield name, (), value * factor
+    for gpu in event.gpus:
         for name, (field, factor) in OF_GPU.items():
-            if field in gpu:  # a GPU may not tell everything
-                yield name, (str(gpu["index"]),), gpu[field] * factor
+            if (value := getattr(gpu, field)) is not None:  # a GPU may not tell everything
+                yield name, (str(gpu.index),), value * factor
 
 
 def _ray_gauge(series: Series) -> Gauge:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from golf_core.events import Event, Listener, ignore
+from golf_core.events import Event, Listener, Note, ignore
 from golf_core.strict_json import from_dict, to_dict
 from orchestrator.folder.results import STAGES
 
@@ -114,7 +114,7 @@ class Rank:
         from orchestrator.job.sections import Fetch
 
         def say(line: str) -> None:
-            self._listener(Event("note", {"message": line}))
+            self._listener(Note(line))
 
         found = ensure_data(Fetch.model_validate(fetch), self._paths.folder, self._paths.tokenizer, say=say)
         self._paths = replace(self._paths, tokenizer=found.tokenizer)
@@ -123,7 +123,7 @@ class Rank:
         """What forbids the run on this rank's node, and what a rehearsal projects: a `RankReport` as a mapping."""
         from orchestrator.preflight.on_rank import check_rank
 
-        self._listener(Event("note", {"message": "preflight: node, interconnect, rehearsal"}))
+        self._listener(Note("preflight: node, interconnect, rehearsal"))
         return check_rank(to_dict(self._config), data, self._ranks, request)
 
     def work_on(self, name: str, seed: int, positions: int) -> dict[str, Any] | None:

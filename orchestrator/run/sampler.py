@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from golf_core.events import Event, Listener
+from golf_core.events import Gpu, Listener, System
 from golf_core.results import MIB
 
 SAMPLE_EVERY_S = 10.0
@@ -43,14 +43,15 @@ class Sampler:
     def _work(self) -> None:
         while not self._ended.is_set():
             with suppress(Exception):  # a picture less, and no reason to disturb a training
-                self._emit(Event("system", {"elapsed_s": round(time.monotonic() - self._began, 3), **self._sample()}))
+                self._emit(self._sample())
             self._ended.wait(self._every_s)
 
-    def _sample(self) -> dict[str, Any]:
-        return {**node_figures(), "gpus": self._gpus.figures()}
+    def _sample(self) -> System:
+        elapsed_s = round(time.monotonic() - self._began, 3)
+        return System(elapsed_s=elapsed_s, **node_figures(), gpus=tuple(self._gpus.figures()))
 
 
-def node_figures() -> dict[str, float]:
+def node_figures() -> dict[str, Any]:
     """CPU load over a moment (percent of all cores), memory of this machine and of this process in MiB."""
     import psutil
 
@@ -78,9 +79,9 @@ class _Gpus:
                 handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
                 self._handles.append((int(self._nvml.nvmlDeviceGetIndex(handle)), handle))
 
-    def figures(self) -> list[dict[str, Any]]:
-        """One mapping for each GPU; figures that it does not tell are left out."""
-        return [{"index": index, **self._of(handle)} for index, handle in sorted(self._handles, key=lambda h: h[0])]
+    def figures(self) -> list[Gpu]:
+        """One for each GPU; figures that it does not tell are left out."""
+        return [Gpu(index, **self._of(handle)) for index, handle in sorted(self._handles, key=lambda h: h[0])]
 
     def _of(self, handle: Any) -> dict[str, Any]:
         nvml = self._nvml

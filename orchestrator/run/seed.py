@@ -13,7 +13,8 @@ from typing import Any
 
 from golf_core import strict_json
 from golf_core.errors import GolfError, RunError, UserError
-from golf_core.events import Event, JsonLinesLog
+from golf_core.event_log import event_of
+from golf_core.events import Event, JsonLinesLog, Note
 from golf_core.files import sha256, write_bytes, write_text
 from golf_core.results import DataRecord
 from golf_core.train.snapshot import is_whole
@@ -194,7 +195,7 @@ class SeedRun:
 
         def on_event(event: Event) -> None:
             self._relay(event)
-            if "snapshot_step" in event.fields:
+            if isinstance(event, Note) and event.snapshot_step is not None:
                 self._keep_snapshot(gang)
 
         limit_s = stage.limit(self._limits)
@@ -240,12 +241,12 @@ class SeedRun:
 
     def _relay(self, event: Event) -> None:
         assert self._log is not None
-        event = Event(event.kind, self.redactor.redact_value(event.fields), event.time)
+        event = event_of({"kind": event.kind, "time": event.time, **self.redactor.redact_value(event.fields)})
         self._log(event)
         self.on_event(self.result.seed, event)
 
     def _note(self, message: str) -> None:
-        self._relay(Event("note", {"message": message}))
+        self._relay(Note(message))
 
     def interrupt(self, why: str) -> None:
         """End the gang from another thread, now or as soon as it stands; `run` then returns with this failure."""

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from golf_core import strict_json
-from golf_core.errors import GolfError
-from golf_core.files import MAX_RECORD_BYTES, sha256
+from golf_core.files import sha256
 from golf_core.results import DataRecord
 from orchestrator.claim.columns import seed_metrics
 from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, DATA, JOB, LOG, PROGRAM, RESULT
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult, SeedResult
-from orchestrator.folder.view import AttemptView, RunView
+from orchestrator.folder.view import HOUR_S, AttemptView, RunView, recorded
 from orchestrator.tracking.model import model_of
 from orchestrator.tracking.notes import REPORT, claim_note, interrupted_note, running_note, seed_note
 from orchestrator.tracking.store import Beginning, DataUsed, Ending, Status, flatten
 
-HOUR_S = 3600.0
 DIGEST_DIGITS = 32
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as a run's description."""
@@ -49,8 +47,7 @@ def parent_beginning(view: RunView, redactor: Redactor) -> Beginning:
 def progress(view: RunView) -> dict[str, str]:
     """The parent's tags that change while the run goes on."""
     finished = {attempt.seed for attempt in view.attempts if attempt.status == "finished"}
-    hardware = sorted({attempt.hardware for attempt in view.attempts if attempt.hardware})
-    return {"seeds_finished": f"{len(finished)} of {len(view.job.seeds)}", "hardware": "; ".join(hardware)}
+    return {"seeds_finished": f"{len(finished)} of {len(view.job.seeds)}", "hardware": view.hardware}
 
 
 def running_tags(view: RunView, redactor: Redactor) -> dict[str, str]:
@@ -88,8 +85,8 @@ def attempt_ending(
     if not attempt.newest:
         tags[NOTE] = seed_note(attempt, None)
         return Ending(status, time, {}, redactor.redact_value(tags), _present([attempt.log]))
-    place = view.folder / f"seed-{attempt.seed}"
-    result, data = _loaded(SeedResult, place / RESULT), _loaded(DataRecord, place / DATA)
+    place = view.place(attempt.seed)
+    result, data = recorded(SeedResult, place / RESULT), recorded(DataRecord, place / DATA)
     tags[NOTE] = seed_note(attempt, result)
     model = None
     if data is not None:
@@ -111,7 +108,7 @@ def attempt_ending(
 
 def parent_ending(view: RunView, redactor: Redactor) -> Ending:
     """The verdict, as far as there is one."""
-    result = _loaded(RunResult, view.folder / RESULT)
+    result = recorded(RunResult, view.folder / RESULT)
     texts = {JOB: redactor.redact(json.dumps(view.job.to_dict(), indent=2) + "\n")}
     data = _data_of_run(view, redactor)
     if result is None:
@@ -144,18 +141,11 @@ def _present(paths: list[Path]) -> tuple[Path, ...]:
     return tuple(path for path in paths if path.is_file())
 
 
-def _loaded(kind: type[Any], path: Path) -> Any:
-    try:
-        return strict_json.load(kind, path, MAX_RECORD_BYTES)
-    except GolfError:
-        return None  # not there yet, or damaged: `golf rebuild` makes it anew
-
-
 def _data_of_run(view: RunView, redactor: Redactor) -> list[DataUsed]:
     """The data of all seeds; as a rule they are the same."""
     found: dict[tuple[str, str], DataUsed] = {}
     for seed in view.job.seeds:
-        record = _loaded(DataRecord, view.folder / f"seed-{seed}" / DATA)
+        record = recorded(DataRecord, view.place(seed) / DATA)
         for item in [] if record is None else _data_used(record, redactor):
             found.setdefault((item.name, item.digest), item)
     return list(found.values())

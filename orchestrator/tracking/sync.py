@@ -8,8 +8,6 @@ with by whoever comes next, in whichever store.
 from __future__ import annotations
 
 import fcntl
-import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,13 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from golf_core.errors import GolfError, RunError
-from golf_core.events import Event
-from golf_core.files import open_plain
+from golf_core.event_log import sound_events, whole_lines
 from golf_core.strict_json import printable
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import in_use
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.view import AttemptView, RunView, view_of
+from orchestrator.folder.view import AttemptView, RunReader, stamp_of, view_of
 from orchestrator.job.load import Job
 from orchestrator.tracking.content import (
     attempt_beginning,
@@ -39,7 +36,6 @@ from orchestrator.tracking.store import Beginning, Call, Ending, Mirrored, Store
 LOCK = ".mlflow.lock"
 POINTS_A_CALL = 900
 """MLflow takes 1,000 entries in a call."""
-READ_BYTES = 4 << 20
 Complain = Callable[[str], None]
 
 
@@ -57,7 +53,7 @@ class Mirror:
         self._refused: set[tuple[str, str]] = set()
         self._remarks: set[str] = set()
         self._told: dict[str, str] = {}
-        self._cached: tuple[tuple[int, int], RunView] | None = None
+        self._reader = RunReader(folder)
 
     @property
     def refused(self) -> int:
@@ -67,7 +63,7 @@ class Mirror:
     @property
     def page(self) -> str | None:
         """Address of the parent run's page, where the store is a server and has the run."""
-        found = self._known.get(self._view().key)
+        found = self._known.get(self._reader.view.key)
         return None if found is None else self._store.page(found.run_id)
 
     def run(self, alive: bool) -> None:
@@ -78,7 +74,7 @@ class Mirror:
         if not self._connected:
             self._essential("the store", self._store.connect)
             self._connected = True
-        view = self._view()
+        view = self._reader.view
         beginning = parent_beginning(view, self._redactor)
         parent = self._open(beginning, goes_on=alive)
         for attempt in view.attempts:
@@ -92,13 +88,6 @@ class Mirror:
             self._tell(beginning.key, parent, running_tags(view, self._redactor))
         else:
             self._end(beginning.key, parent, parent_ending(view, self._redactor))
-
-    def _view(self) -> RunView:
-        """The run, read again when its ledger has grown."""
-        stamp = _stamp(self._folder)
-        if self._cached is None or self._cached[0] != stamp:
-            self._cached = (stamp, view_of(self._folder))
-        return self._cached[1]
 
     def _open(self, item: Beginning, goes_on: bool) -> Mirrored:
         found = self._known.get(item.key)
@@ -116,15 +105,15 @@ class Mirror:
 
     def _send_log(self, key: str, mirrored: Mirrored, attempt: AttemptView) -> None:
         while True:
-            before = _stamp(self._folder)
-            block = _lines(attempt.log, mirrored.sent)
+            before = stamp_of(self._folder / LEDGER)
+            block = whole_lines(attempt.log, mirrored.sent)
             # When a new attempt begins, the log becomes that one's: the next pass reads the old one where it is then.
-            if not block or _stamp(self._folder) != before:
+            if not block or stamp_of(self._folder / LEDGER) != before:
                 return
             points: list[Point] = []
             sent = mirrored.sent
             for line in block:
-                of_line = _points(line)
+                of_line = [point for event in sound_events([line]) for point in points_of(event)]
                 if len(points) + len(of_line) > POINTS_A_CALL:
                     self._send(key, mirrored, points, sent)
                     points = []
@@ -209,32 +198,6 @@ def shown(error: Exception) -> str:
     if "Caused by" in text:  # how the HTTP library wraps the reason, after everything else
         text = text.rpartition(": ")[2].rstrip("'\")")
     return printable(text, 200)
-
-
-def _stamp(folder: Path) -> tuple[int, int]:
-    stat = (folder / LEDGER).stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _lines(path: Path, offset: int) -> list[bytes]:
-    """Whole lines from `offset` on, some megabytes at the most; none where there is no log yet."""
-    try:
-        with open_plain(path) as file:
-            file.seek(offset)
-            block = file.read(READ_BYTES)
-    except OSError:
-        return []
-    return block[: block.rfind(b"\n") + 1].splitlines(keepends=True)
-
-
-def _points(line: bytes) -> list[Point]:
-    """What a line of a log adds to the series; nothing, where it is damaged."""
-    try:
-        fields = json.loads(line)
-        event = Event(fields.pop("kind"), fields, float(fields.pop("time")))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return []
-    return points_of(event) if math.isfinite(event.time) else []
 
 
 # --- while a run goes on ---

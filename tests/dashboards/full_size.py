@@ -15,7 +15,7 @@ from run_builders import STAGE_FILES, T0, begin_run, begin_seed, finish_run
 from golf_core import strict_json
 from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
-from golf_core.events import Event, JsonLinesLog
+from golf_core.events import Chunk, Event, Gpu, JsonLinesLog, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
 from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
@@ -75,36 +75,28 @@ def _seed(place: Path, seed: int, bpb: float, steps: int, chunks: int, began: fl
 def _events(random: np.random.Generator, steps: int, history: tuple[ChunkRecord, ...], began: float) -> list[Event]:
     def phase(name: str, at: float, seconds: float) -> list[Event]:
         return [
-            Event("phase_started", {"phase": name}, began + at),
-            Event("phase_finished", {"phase": name, "seconds": seconds}, began + at + seconds),
+            PhaseStarted(name, time=began + at),
+            PhaseFinished(name, seconds, time=began + at + seconds),
         ]
 
     events = phase("warmup", 0, 30)
     noise = random.normal(0, 0.03, steps)
     for step in range(1, steps + 1):
         loss = 1.9 + 5 * math.exp(-step / (steps / 12)) + float(noise[step - 1])
-        fields: dict[str, Any] = {
-            "step": step,
-            "total": steps,
-            "loss": loss,
-            "lr_factor": 1.0,
-            "ms_per_step": 98 + float(noise[step - 1]) * 20,
-        }
-        fields |= {"tokens_per_s": 8e6, "elapsed_s": step * 0.098, "eta_s": (steps - step) * 0.098}
-        events.append(Event("train_step", fields, began + 40 + step * 0.098))
+        pace, elapsed_s = 98 + float(noise[step - 1]) * 20, step * 0.098
+        left = (steps - step) * 0.098
+        events.append(TrainStep(step, steps, loss, 1.0, pace, 8e6, elapsed_s, left, time=began + 40 + elapsed_s))
         if step % max(steps // 6, 1) == 0:
-            events.append(
-                Event("validation", {"step": step, "val_loss": loss, "val_bpb": loss / 1.69}, began + 40 + step * 0.098)
-            )
+            events.append(Validation(step, loss, loss / 1.69, time=began + 40 + step * 0.098))
     events += (
         phase("train", 40, 598) + phase("export", 650, 20) + phase("evaluate", 680, 486) + phase("audit", 1170, 95)
     )
     for i in range(130):
-        gpus = [{"index": g, "utilisation_percent": 97.0, "memory_mib": 22_000.0} for g in range(8)]
-        events.append(Event("system", {"cpu_percent": 30.0, "memory_mib": 9e4, "gpus": gpus}, began + 10 * i))
+        gpus = tuple(Gpu(g, utilisation_percent=97.0, memory_mib=22_000.0) for g in range(8))
+        events.append(System(cpu_percent=30.0, memory_mib=9e4, gpus=gpus, time=began + 10 * i))
     for record in history:
-        fields = {"chunk": record.chunk, "total": len(history), **{f"bpb_{n}": v for n, v in record.bpb.items()}}
-        events.append(Event("chunk", fields, began + 680 + record.chunk * 0.25))
+        bpb = [record.bpb[name] for name in ("neural", "mixture", "published")]
+        events.append(Chunk(record.chunk, len(history), *bpb, time=began + 680 + record.chunk * 0.25))
     return events
 
 

@@ -20,15 +20,12 @@ from browser import axe_violations, chromium, page  # noqa: F401
 from full_size import as_json, full_run
 from run_builders import T0, add_events, begin_run, begin_seed, finish_run, finish_seed, steps
 
-from golf_core.events import Event
+from golf_core.events import Gpu, Note, PhaseStarted, System
 from orchestrator.folder.ledger import Ledger
 
 NASTY = "<img src=x onerror=alert(1)>\x1b[31m"
-SYSTEM = {
-    "cpu_percent": 41.0,
-    "memory_mib": 8192.0,
-    "gpus": [{"index": i, "utilisation_percent": 90.0 + i, "memory_mib": 20_480.0} for i in range(2)],
-}
+GPUS = tuple(Gpu(i, utilisation_percent=90.0 + i, memory_mib=20_480.0) for i in range(2))
+SYSTEM = System(cpu_percent=41.0, memory_mib=8192.0, gpus=GPUS, time=T0 + 11)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +95,10 @@ def test_a_run_is_shown_as_it_goes_on(page: Any, tmp_path: Path) -> None:
         assert page.text_content("#seeds tr[data-seed='43'] .status") == "queued"
         assert "waits for room: 8 ranks, one H100 each" in page.text_content("#gangs")
         place = begin_seed(folder, ledger, 42)
-        add_events(place, [Event("phase_started", {"phase": "train", "total": 40}, T0)])
+        add_events(place, [PhaseStarted("train", 40, time=T0)])
         wait_for(page, "tr[data-seed='42'] .phase", "train")
         assert "8 x NVIDIA H100 80GB HBM3 on node-a" in page.text_content("#gangs")
-        add_events(place, [*[*steps(40)][:10], Event("system", SYSTEM, T0 + 11)])
+        add_events(place, [*[*steps(40)][:10], SYSTEM])
         wait_for(page, "tr[data-seed='42'] .done", "10 of 40")
         row = "tr[data-seed='42']"
         assert page.text_content(f"{row} .loss") == f"{7 - 10 / 40:.4f}"
@@ -156,7 +153,7 @@ def test_text_is_shown_and_not_obeyed(page: Any, tmp_path: Path) -> None:
     folder = tmp_path / "a <b>run"
     ledger = begin_run(folder, (42,))
     place = begin_seed(folder, ledger, 42)
-    add_events(place, [Event("note", {"message": NASTY}, T0)])
+    add_events(place, [Note(NASTY, time=T0)])
     ledger.append("seed_finished", seed=42, attempt=1, status="failed", failure="x", stage="train", error=NASTY)
     ledger.append("run_finished", verdict="no claim")
     ledger.close()
@@ -174,7 +171,7 @@ def test_what_the_reader_opened_and_focused_stays(page: Any, tmp_path: Path) -> 
     folder = tmp_path / "live"
     ledger = begin_run(folder, (42, 43))
     place = begin_seed(folder, ledger, 42)
-    add_events(place, [Event("note", {"message": "first"}, T0)])
+    add_events(place, [Note("first", time=T0)])
     with watched(page, tmp_path) as address:
         page.goto(f"{address}/runs/live")
         page.click("#log-42 summary")

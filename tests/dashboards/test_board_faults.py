@@ -24,14 +24,14 @@ from browser import chromium, page  # noqa: F401
 from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_builders import add_events, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
+from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards.board.mlflow_look import MlflowLook
 from dashboards.board.registry import Damaged, Registry, Run
-from dashboards.live import MAX_LINE, RunWatcher
-from golf_core.events import Event
+from dashboards.live import state_of
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.view import view_of
+from orchestrator.folder.seed_log import MAX_LINE
+from orchestrator.folder.view import RunReader, view_of
 from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.sync import sync
 
@@ -85,33 +85,37 @@ def test_a_damaged_file_is_one_sentence_or_left_out(tmp_path: Path, name: str, c
 
 
 MADE_UP = [
-    Event("train_step", {"step": 10**30, "total": 1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0}),
-    Event("train_step", {"step": 3, "total": -1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0}),
-    Event("train_step", {"step": 3, "total": 4, "loss": math.nan, "ms_per_step": math.inf, "eta_s": "soon"}),
-    Event("phase_started", {"phase": "<script>" * 100, "total": 10}),
-    Event("chunk", {"chunk": 2, "total": 2, "bpb_mixture": -math.inf, "eta_s": math.nan}),
-    Event("phase_finished", {"phase": "train", "seconds": 1e300}),
-    Event("note", {"message": "x" * 100_000}),
-    Event("note", {"message": "\ud800"}),
-    Event("note", {"message": "late"}, 1e18),
-    Event("system", {"cpu_percent": "all", "memory_mib": math.inf, "gpus": 5}),
-    Event("system", {"gpus": [None, {"memory_mib": 10**400}, {"utilisation_percent": math.nan}]}),
-    Event("system", {"memory_mib": 1.0, "memory_total_mib": 0}),
+    {"kind": "train_step", "step": 10**30, "total": 1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0},
+    {"kind": "train_step", "step": 3, "total": -1, "loss": 1.0, "ms_per_step": 1.0, "eta_s": 1.0},
+    {"kind": "train_step", "step": 3, "total": 4, "loss": math.nan, "ms_per_step": math.inf, "eta_s": "soon"},
+    {"kind": "phase_started", "phase": "<script>" * 100, "total": 10},
+    {"kind": "chunk", "chunk": 2, "total": 2, "bpb_mixture": -math.inf, "eta_s": math.nan},
+    {"kind": "phase_finished", "phase": "train", "seconds": 1e300},
+    {"kind": "note", "message": "x" * 100_000},
+    {"kind": "note", "message": "\ud800"},
+    {"kind": "note", "message": "late", "time": 1e18},
+    {"kind": "system", "cpu_percent": "all", "memory_mib": math.inf, "gpus": 5},
+    {"kind": "system", "gpus": [None, {"memory_mib": 10**400}, {"utilisation_percent": math.nan}]},
+    {"kind": "system", "memory_mib": 1.0, "memory_total_mib": 0},
 ]
 
 
-@pytest.mark.parametrize("event", MADE_UP)
-def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path, event: Event) -> None:
+def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ledger = begin_run(folder, (42,))
     place = begin_seed(folder, ledger, 42)
-    add_events(place, [*steps(2), event, Event("note", {"message": "still here"})])
+    add_events(place, steps(2))
+    reader = RunReader(folder)
+    for number, line in enumerate(MADE_UP):
+        add_lines(place, line, {"kind": "note", "message": f"still here {number}"})
+        (seed,) = state_of(reader).seeds
+        assert f"still here {number}" in seed.tail[-1]
+        assert max(map(len, seed.tail)) <= MAX_LINE + 20
     with board(tmp_path, free_port()) as address:
         text = look(address)
     ledger.close()
     assert "still here" in text and "<script>" not in text.replace('<script src="/static/board.js"', "")
     assert "damaged" not in text
-    assert max(len(line) for seed in RunWatcher(folder).look().seeds for line in seed.tail) <= MAX_LINE + 20
 
 
 VALUES = st.recursive(
@@ -205,13 +209,13 @@ def test_a_run_that_is_over_is_looked_at_once(tmp_path: Path, monkeypatch: pytes
     for number in range(4):
         whole_run(tmp_path / f"run-{number}", seeds=(42,))
     looks: list[str] = []
-    real = RunWatcher.look
+    real = RunReader.seeds
 
-    def counted(watcher: RunWatcher) -> Any:
-        looks.append(watcher.folder.name)
-        return real(watcher)
+    def counted(reader: RunReader, *arguments: Any) -> Any:
+        looks.append(reader.folder.name)
+        return real(reader, *arguments)
 
-    monkeypatch.setattr(RunWatcher, "look", counted)
+    monkeypatch.setattr(RunReader, "seeds", counted)
     registry = Registry(tmp_path)
     for _ in range(5):
         assert len(registry.all()) == 4
@@ -243,7 +247,7 @@ def test_a_finished_seed_shows_its_result_and_not_its_last_line(tmp_path: Path) 
     for seed in (42, 1337):
         add_events(begin_seed(folder, ledger, seed), chunks(3))
     result = finish_seed(folder, ledger, 42, 1.11508)
-    done, running = RunWatcher(folder).look().seeds
+    done, running = state_of(RunReader(folder)).seeds
     ledger.close()
     assert result.evaluate is not None and result.evaluate.published is not None
     assert done.scores == {

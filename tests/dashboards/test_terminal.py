@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from run_builders import add_events, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
+from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards import terminal
-from dashboards.live import RunState, RunWatcher
+from dashboards.live import RunState, state_of
 from dashboards.terminal import INTERRUPTED, exit_code, list_runs, run_view, sparkline, watch_run
 from golf_core.errors import ConfigError
-from golf_core.events import Event
+from golf_core.events import Gpu, Note, PhaseFinished, PhaseStarted, System
 from orchestrator.folder.ledger import Ledger
+from orchestrator.folder.view import RunReader
 
 REPO = Path(__file__).resolve().parents[2]
-GPU = {"memory_mib": 40960.0, "memory_total_mib": 81920.0, "utilisation_percent": 97.0}
-SYSTEM = {"cpu_percent": 12.0, "memory_mib": 2048.0, "memory_total_mib": 32768.0, "process_memory_mib": 512.0}
+GPU = Gpu(0, memory_mib=40960.0, memory_total_mib=81920.0, utilisation_percent=97.0)
+SYSTEM = System(cpu_percent=12.0, memory_mib=2048.0, memory_total_mib=32768.0, process_memory_mib=512.0)
 
 
 @pytest.fixture
@@ -47,8 +49,8 @@ def going_on(tmp_path: Path) -> Iterator[tuple[Path, Ledger]]:
     ledger = begin_run(folder, (42, 1337, 2024))
     add_events(begin_seed(folder, ledger, 42), [*steps(20), *chunks(3)])
     finish_seed(folder, ledger, 42, 1.115)
-    training = [Event("phase_started", {"phase": "train", "total": 200}), *list(steps(200))[:50]]
-    add_events(begin_seed(folder, ledger, 1337), [*training, Event("system", {**SYSTEM, "gpus": [GPU] * 8})])
+    training = [PhaseStarted("train", 200), *list(steps(200))[:50]]
+    add_events(begin_seed(folder, ledger, 1337), [*training, replace(SYSTEM, gpus=(GPU,) * 8)])
     yield folder, ledger
 
 
@@ -60,7 +62,7 @@ def shown(state: RunState, width: int = 80, tail: int = 4, encoding: str = "utf-
 
 
 def test_a_run_at_a_glance_fits_80_columns(going_on: tuple[Path, Ledger]) -> None:
-    text = shown(RunWatcher(going_on[0]).look())
+    text = shown(state_of(RunReader(going_on[0])))
     assert max(cell_len(line) for line in text.splitlines()) <= 80
     for piece in (
         "tiny-1  running",
@@ -86,34 +88,34 @@ def test_a_run_at_a_glance_fits_80_columns(going_on: tuple[Path, Ledger]) -> Non
 
 def test_a_machine_without_gpus_shows_its_own_memory(going_on: tuple[Path, Ledger]) -> None:
     folder, _ = going_on
-    add_events(folder / "seed-1337", [Event("system", {**SYSTEM, "gpus": []})])
-    text = shown(RunWatcher(folder).look())
+    add_events(folder / "seed-1337", [SYSTEM])
+    text = shown(state_of(RunReader(folder)))
     assert "2.0/32G" in text
     assert "CPU 12%" in text
 
 
 def test_what_a_gpu_does_not_tell_is_a_dash(going_on: tuple[Path, Ledger]) -> None:
     folder, _ = going_on
-    silent = {"index": 0, "memory_mib": 1024.0, "memory_total_mib": 2048.0}
-    add_events(folder / "seed-1337", [Event("system", {**SYSTEM, "gpus": [silent]})])
-    text = shown(RunWatcher(folder).look())
+    silent = Gpu(0, memory_mib=1024.0, memory_total_mib=2048.0)
+    add_events(folder / "seed-1337", [replace(SYSTEM, gpus=(silent,))])
+    text = shown(state_of(RunReader(folder)))
     assert "1.0/2G" in text
     assert "GPU " not in text.replace("GPU HBM", "")
-    add_events(folder / "seed-1337", [Event("system", {"gpus": [{"memory_mib": "much"}, None]})])
-    assert "50/200" in shown(RunWatcher(folder).look())
+    add_lines(folder / "seed-1337", {"kind": "system", "gpus": [{"memory_mib": "much"}, None]})
+    assert "50/200" in shown(state_of(RunReader(folder)))
 
 
 def test_a_terminal_of_ascii_gets_ascii(going_on: tuple[Path, Ledger]) -> None:
-    text = shown(RunWatcher(going_on[0]).look(), encoding="ascii")  # would raise on anything else
+    text = shown(state_of(RunReader(going_on[0])), encoding="ascii")  # would raise on anything else
     assert "50/200" in text
 
 
 def test_control_codes_and_markup_of_files_are_shown_not_obeyed(going_on: tuple[Path, Ledger]) -> None:
     folder, ledger = going_on
     evil = "[red]\x1b[2J[/red] \x07bell [/]"
-    add_events(folder / "seed-1337", [Event("phase_started", {"phase": evil}), Event("note", {"message": evil})])
+    add_events(folder / "seed-1337", [PhaseStarted(evil), Note(evil)])
     ledger.append("seed_finished", seed=42, attempt=1, status="failed", failure="user", stage="train", error=evil)
-    text = shown(RunWatcher(folder).look(), width=200)
+    text = shown(state_of(RunReader(folder)), width=200)
     assert "\x1b" not in text
     assert "\x07" not in text
     assert text.count("[red]") == 4  # the phase, two lines of the log, the error
@@ -121,7 +123,7 @@ def test_control_codes_and_markup_of_files_are_shown_not_obeyed(going_on: tuple[
 
 
 def test_the_view_is_cut_to_the_screen(going_on: tuple[Path, Ledger]) -> None:
-    state = RunWatcher(going_on[0]).look()
+    state = state_of(RunReader(going_on[0]))
     bare = len(shown(state, tail=0).splitlines())
     for height, lines in ((bare, bare), (bare + 3, bare), (bare + 4, bare + 3), (bare + 5, bare + 4), (60, bare + 14)):
         console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True)
@@ -162,11 +164,11 @@ def test_each_line_is_told_once_and_the_end_of_each_seed(
     def events() -> None:
         place = folder / "seed-1337"
         for number in range(30):
-            add_events(place, [Event("note", {"message": f"line {number} [bold]"})])
+            add_events(place, [Note(f"line {number} [bold]")])
             time.sleep(0.05)
         finish_seed(folder, ledger, 1337, 1.114)
         place = begin_seed(folder, ledger, 2024)
-        add_events(place, [Event("note", {"message": "of the last seed"}), Event("system", SYSTEM)])
+        add_events(place, [Note("of the last seed"), SYSTEM])
         finish_seed(folder, ledger, 2024, 1.116)
         ledger.append("run_finished", verdict="claim")
         ledger.close()
@@ -190,14 +192,14 @@ def test_what_an_attempt_takes_over_is_not_told_again(
     monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
     folder = tmp_path / "tiny-2"
     ledger = begin_run(folder, (42,))
-    kept = [Event("note", {"message": "once"}), Event("phase_finished", {"phase": "train", "seconds": 1.0})]
+    kept = [Note("once"), PhaseFinished("train", 1.0)]
 
     def events() -> None:
-        add_events(begin_seed(folder, ledger, 42), [*kept, Event("note", {"message": "first"})])
+        add_events(begin_seed(folder, ledger, 42), [*kept, Note("first")])
         time.sleep(0.5)
         fail_seed(ledger, 42, 1, "export")
         time.sleep(0.5)
-        add_events(begin_seed(folder, ledger, 42, 2, ("train",)), [Event("note", {"message": "second"})])
+        add_events(begin_seed(folder, ledger, 42, 2, ("train",)), [Note("second")])
         time.sleep(0.5)
         fail_seed(ledger, 42, 2, "export")
         ledger.append("run_finished", verdict="no claim")
@@ -217,9 +219,9 @@ def test_a_watch_begins_with_the_last_lines_of_the_attempt_that_goes_on(
     monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
     folder = tmp_path / "tiny-3"
     ledger = begin_run(folder, (42,))
-    add_events(begin_seed(folder, ledger, 42), [Event("note", {"message": "of an attempt that failed"})])
+    add_events(begin_seed(folder, ledger, 42), [Note("of an attempt that failed")])
     fail_seed(ledger, 42, 1)
-    notes = [Event("note", {"message": f"line {number}."}) for number in range(40)]
+    notes = [Note(f"line {number}.") for number in range(40)]
     add_events(begin_seed(folder, ledger, 42, 2), notes)
 
     def events() -> None:
@@ -255,7 +257,7 @@ def test_once_shows_the_state_and_ends(going_on: tuple[Path, Ledger], capsys: py
     assert watch_run(folder, once=True) == 1
     whole_run(folder.parent / "whole")
     assert watch_run(folder.parent / "whole", once=True) == 0
-    assert exit_code(RunWatcher(folder.parent / "whole").look()) == 0
+    assert exit_code(state_of(RunReader(folder.parent / "whole"))) == 0
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "damaged"])
@@ -357,7 +359,7 @@ def test_the_list_stays_legible_in_80_columns(tmp_path: Path) -> None:
     states: list[Any] = []
     for name in ("short", "a-name-that-is-much-longer-than-others-20261123-175830"):
         whole_run(tmp_path / name)
-        states.append(RunWatcher(tmp_path / name).look())
+        states.append(state_of(RunReader(tmp_path / name)))
     states.append(terminal.Unreadable(tmp_path / "bad", "ledger.jsonl: holds no entry of a ledger; is it a run's?"))
     out = Console(file=io.StringIO(), width=80)
     out.print(terminal.runs_table(states, wide=False))

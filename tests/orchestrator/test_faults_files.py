@@ -23,7 +23,7 @@ from golf_core.files import sha256
 from golf_core.strict_json import load, save
 from golf_core.train.snapshot import SNAPSHOT_NAME, latest_snapshot
 from orchestrator.cli import main
-from orchestrator.folder.resume import remains_of
+from orchestrator.folder.resume import resume_point
 from orchestrator.run import driver
 
 pytestmark = pytest.mark.ray
@@ -276,9 +276,9 @@ def test_what_is_damaged_is_never_taken_for_whole(name: str, here: Place) -> Non
     stage = "audit" if "audit" in name else "export"
     for kind, damage in DAMAGES.items():
         with damaged(here.run / name, damage):
-            remains = remains_of(here.run)
-        assert getattr(remains.seeds[SEED], stage) is None and remains.seeds[SEED].status == "failed", kind
-        assert any(f"{stage} is done again: " in note and str(here.run / name) in note for note in remains.notes), kind
+            point = resume_point(here.run)
+        assert getattr(point.seeds[SEED], stage) is None and point.seeds[SEED].status == "failed", kind
+        assert any(f"{stage} is done again: " in note and str(here.run / name) in note for note in point.notes), kind
 
 
 def test_a_damaged_snapshot_is_none(tmp_path: Path) -> None:

@@ -24,14 +24,15 @@ from run_builders import STAGE_FILES, interrupted_run
 from verify_builders import RUNS, log_lines, write_folder
 from watchdog import bounded
 
+from golf_core.event_log import read_events
 from golf_core.results import DataRecord
 from golf_core.strict_json import to_dict
 from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, read_ledger
-from orchestrator.folder.resume import Remains, remains_of
-from orchestrator.folder.seed_log import read_events, seed_log
+from orchestrator.folder.resume import ResumePoint, resume_point
+from orchestrator.folder.seed_log import plain_log
 from orchestrator.verify import logs
 from orchestrator.verify.folder import RecordFolder, read_folder
 from orchestrator.verify.report import page
@@ -137,7 +138,7 @@ def test_evil_lines_of_a_log(tmp_path: Path, line: bytes) -> None:
     if events is not None:
         seed = finished(42, CANDIDATE[0])
         data = DataRecord("data", "a.model", "0" * 64, 1, 1, {})
-        answer(lambda: list(seed_log(job(seeds=[42]), {}, seed, data, events)), "the log of seed 42")
+        answer(lambda: list(plain_log(job(seeds=[42]), {}, seed, data, events)), "the log of seed 42")
 
 
 def test_ledgers_and_logs_that_are_no_files(tmp_path: Path) -> None:
@@ -156,11 +157,11 @@ resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pathlib import Path
 from golf_core.errors import GolfError
 from orchestrator.folder.ledger import read_ledger
-from orchestrator.folder.seed_log import read_events
-from orchestrator.folder.resume import remains_of
+from golf_core.event_log import read_events
+from orchestrator.folder.resume import resume_point
 from orchestrator.data.plan import read_manifest
 place = Path(sys.argv[1])
-for read in (lambda: read_ledger(place), lambda: read_events(place / "log.jsonl"), lambda: remains_of(place)):
+for read in (lambda: read_ledger(place), lambda: read_events(place / "log.jsonl"), lambda: resume_point(place)):
     try:
         print(type(read()).__name__)
     except GolfError as error:
@@ -194,10 +195,10 @@ def run(sound_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound_run, tmp_path / "run"))
 
 
-def remains(folder: Path) -> Remains | None:
+def remains(folder: Path) -> ResumePoint | None:
     """What there is to go on with, sound in itself, or None where it was refused in words; nothing is written."""
     with nothing_written(folder):
-        found = answer(lambda: remains_of(folder), str(folder))
+        found = answer(lambda: resume_point(folder), str(folder))
     if found is not None:
         assert all(note.isprintable() for note in found.notes)
         assert found.artifacts_of is None or found.artifacts_of.isprintable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from golf_core.errors import ConfigError, LostError, NumericsError, RunError
-from golf_core.events import Event
+from golf_core.events import Note, PhaseStarted, TrainStep
 from orchestrator.run.failures import DeviceMemoryError, LimitError, kind_of, of_rank
 from orchestrator.run.heartbeat import HEARTBEAT_EVERY_S, Heartbeat, StallWatch
 
@@ -69,7 +69,7 @@ def steps(stalls: StallWatch, clock: list[float], count: int, seconds: float, fi
     for step in range(first, first + count):
         clock[0] += seconds
         stalls.check()
-        stalls.saw(Event("train_step", {"step": step, "total": 1000}))
+        stalls.saw(TrainStep(step, 1000))
 
 
 def test_work_that_comes_to_rest_is_noticed() -> None:
@@ -98,12 +98,12 @@ def test_nothing_is_expected_of_what_is_not_known() -> None:
     """The first step may compile for minutes; after the last, or a validation, something else comes."""
     clock = [0.0]
     stalls = StallWatch(45.0, lambda: clock[0])
-    stalls.saw(Event("phase_started", {"phase": "train", "total": 1000}))
+    stalls.saw(PhaseStarted("train", 1000))
     steps(stalls, clock, 1, 3000.0)
     clock[0] += 3000
     stalls.check()
     steps(stalls, clock, 20, 1.0, first=2)
-    stalls.saw(Event("note", {"message": "validating at step 21"}))
+    stalls.saw(Note("validating at step 21"))
     clock[0] += 3000
     stalls.check()
     steps(stalls, clock, 20, 1.0, first=981)

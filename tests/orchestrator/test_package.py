@@ -254,7 +254,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged log": (lambda run: (run / "seed-42" / "log.jsonl").write_text("{}\n"), "line 1 is not an event"),
     "incomplete log": (
         lambda run: (run / "seed-42" / "log.jsonl").write_text('{"time": 1, "kind": "train_step"}\n'),
-        "without its fields",
+        "line 1 is not an event",
     ),
     "no data record": (lambda run: (run / "seed-42" / "data.json").unlink(), "data.json: no such file"),
 }

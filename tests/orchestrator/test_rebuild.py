@@ -12,13 +12,13 @@ from tiny import golf
 
 from golf_core import strict_json
 from golf_core.errors import ConfigError, RunError
-from golf_core.events import Event
+from golf_core.events import Note
 from orchestrator.claim.rebuild import rebuild
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import Ledger, in_use
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult, SeedResult
-from orchestrator.folder.resume import remains_of
+from orchestrator.folder.resume import resume_point
 from orchestrator.folder.view import view_of
 
 PLAIN = Redactor.from_environment({})
@@ -151,7 +151,7 @@ def test_going_on_without_the_seeds_own_result(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     before = whole_run(folder)
     (folder / "seed-42" / "result.json").write_text("{")
-    remains = remains_of(folder)
+    remains = resume_point(folder)
     assert remains.seeds[42].train == before.seeds[0].train
     assert remains.seeds[42].evaluate == before.seeds[0].evaluate
     assert any("its figures are taken from the ledger" in note for note in remains.notes)
@@ -160,9 +160,9 @@ def test_going_on_without_the_seeds_own_result(tmp_path: Path) -> None:
 def test_a_view_names_the_log_of_each_attempt(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ledger = begin_run(folder)
-    add_events(begin_seed(folder, ledger, 42), [Event("note", {"message": "first"})])
+    add_events(begin_seed(folder, ledger, 42), [Note("first")])
     fail_seed(ledger, 42, 1)
-    add_events(begin_seed(folder, ledger, 42, attempt=2), [Event("note", {"message": "second"})])
+    add_events(begin_seed(folder, ledger, 42, attempt=2), [Note("second")])
     ledger.close()
     first, second = view_of(folder).attempts
     assert "first" in first.log.read_text() and "second" in second.log.read_text()

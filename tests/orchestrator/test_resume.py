@@ -13,7 +13,7 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError
 from orchestrator.folder.layout import LOG, RESULT
 from orchestrator.folder.results import SeedResult
-from orchestrator.folder.resume import begin_log, remains_of
+from orchestrator.folder.resume import begin_log, resume_point
 
 
 @pytest.fixture
@@ -22,23 +22,23 @@ def run(tmp_path: Path) -> Path:
 
 
 def stages(folder: Path) -> list[str]:
-    result = remains_of(folder).seeds[42]
+    result = resume_point(folder).seeds[42]
     return [stage for stage in STAGE_FILES if getattr(result, stage) is not None]
 
 
 def test_what_is_whole_is_kept(run: Path) -> None:
-    remains = remains_of(run)
+    remains = resume_point(run)
     assert remains.seeds[42].status == "finished" and stages(run) == list(STAGE_FILES)
     assert remains.notes == () and remains.attempt == 1 and remains.seeds[42].attempts == ()
 
 
 def test_a_finished_seed_is_as_its_own_result_says(run: Path) -> None:
     """A package compares the two: the ledger's times are rounded, and nothing else began the seed."""
-    assert remains_of(run).seeds[42] == strict_json.load(SeedResult, run / "seed-42" / RESULT)
+    assert resume_point(run).seeds[42] == strict_json.load(SeedResult, run / "seed-42" / RESULT)
 
 
 def test_an_attempt_that_ended_without_a_word(run: Path) -> None:
-    (attempt,) = remains_of(run).seeds[1337].attempts
+    (attempt,) = resume_point(run).seeds[1337].attempts
     assert (attempt.stage, attempt.kind, attempt.error) == ("train", "unknown", "the driver ended without a word")
 
 
@@ -60,7 +60,7 @@ def test_what_is_damaged_is_done_again(run: Path, name: str, kept: list[str], da
     else:
         path.write_bytes(path.read_bytes()[:-3])
     assert stages(run) == kept
-    status = remains_of(run).seeds[42].status
+    status = resume_point(run).seeds[42].status
     assert status == ("finished" if len(kept) == 4 else "failed")
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_and_an_artifact_that_are_lost(run: Path) -> None:
     for name in ("checkpoint.pt", "model.golf"):
         (run / "seed-42" / name).unlink()
     assert stages(run) == []
-    assert any("train is done again" in note for note in remains_of(run).notes)
+    assert any("train is done again" in note for note in resume_point(run).notes)
 
 
 def test_a_result_without_its_entry_in_the_ledger(run: Path) -> None:
@@ -81,15 +81,15 @@ def test_a_result_without_its_entry_in_the_ledger(run: Path) -> None:
 def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
     (run / "ledger.jsonl").unlink()
     with pytest.raises(ConfigError, match="run the job anew"):
-        remains_of(run)
+        resume_point(run)
     with pytest.raises(ConfigError, match="name the folder of a run"):
-        remains_of(tmp_path / "elsewhere")
+        resume_point(tmp_path / "elsewhere")
 
 
 def test_anothers_result(run: Path) -> None:
     strict_json.save(finished(7, CANDIDATE[0]), run / "seed-42" / RESULT)
     with pytest.raises(ConfigError, match="is of seed 7, in the folder of seed 42"):
-        remains_of(run)
+        resume_point(run)
 
 
 def test_the_log_of_a_new_attempt(tmp_path: Path) -> None:

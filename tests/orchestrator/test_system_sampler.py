@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from golf_core.events import Event
-from golf_core.plain_log import event_line
+from golf_core.events import Event, Gpu, System, TrainStep
+from golf_core.log_text import event_line
 from golf_core.results import MIB
 from orchestrator.run.heartbeat import StallWatch
 from orchestrator.run.sampler import Sampler
@@ -123,16 +123,15 @@ def test_samples_are_no_progress() -> None:
     steadiness = StallWatch(10.0, lambda: now[0])
     for step in (1, 2):
         now[0] += 1
-        steadiness.saw(Event("train_step", {"step": step, "total": 99}))
+        steadiness.saw(TrainStep(step, 99))
     for _ in range(12):
         now[0] += 1
-        steadiness.saw(Event("system", {"cpu_percent": 1.0}))
+        steadiness.saw(System(cpu_percent=1.0))
     with pytest.raises(Exception, match="no training step for 10 s"):
         steadiness.check()
 
 
 def test_the_line_in_a_plain_log() -> None:
-    fields = {"elapsed_s": 1.0, "cpu_percent": 5.0, "gpus": [{"index": 3, "power_w": 650.5}]}
-    assert event_line(Event("system", fields)) == (
+    assert event_line(System(elapsed_s=1.0, cpu_percent=5.0, gpus=(Gpu(3, power_w=650.5),))) == (
         "system elapsed_s:1.00000 cpu_percent:5.00000 gpu3.index:3 gpu3.power_w:650.50000"
     )

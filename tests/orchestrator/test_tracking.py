@@ -33,7 +33,7 @@ from run_builders import (
 )
 
 from golf_core.errors import RunError
-from golf_core.events import Event
+from golf_core.events import Chunk
 from orchestrator.folder.redaction import Redactor
 from orchestrator.tracking.series import series
 from orchestrator.tracking.store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
@@ -406,7 +406,7 @@ def test_flatten() -> None:
 
 
 def test_chunk_without_the_mixer() -> None:
-    event = Event("chunk", {"chunk": 3, "total": 4, "bpb_neural": 1.5, "weights": {}, "elapsed_s": 1.0, "eta_s": 0.0})
+    event = Chunk(3, 4, bpb_neural=1.5)
     assert series(event) == (3, {"eval/bpb_neural": 1.5})
 
 

@@ -17,7 +17,7 @@ import pytest
 from run_builders import add_events, begin_run, begin_seed, chunks, finish_run, finish_seed, steps
 
 from golf_core.errors import UserError
-from golf_core.events import Event
+from golf_core.events import Note
 from orchestrator.folder.redaction import Redactor
 from orchestrator.tracking.store import TRAINING_VIEW, default_uri
 from orchestrator.tracking.sync import sync
@@ -69,7 +69,7 @@ def fill(output: Path) -> tuple[str, str, str]:
     place = begin_seed(folder, ledger, 42)
     add_events(place, steps(STEPS))
     add_events(place, chunks(CHUNKS))
-    add_events(place, [Event("note", {"message": "seen through the pages"})])
+    add_events(place, [Note("seen through the pages")])
     finish_run(folder, ledger, (finish_seed(folder, ledger, 42, 1.98765),))
     sync(folder, None, Redactor.from_environment({}), print)
     client = MlflowClient(default_uri(output))

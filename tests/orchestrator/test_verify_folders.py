@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verify_builders import RUNS, MadeRun, changed, claims, finding, log_lines, problems, report_of, write_folder
 
-from golf_core.plain_log import result_lines
+from golf_core.log_text import result_lines
 from golf_core.results import EvalResult, ExportResult, Score, TrainResult
 from orchestrator.verify.figures import agreement, quantity
 from orchestrator.verify.report import FolderReport

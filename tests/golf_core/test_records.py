@@ -1,8 +1,7 @@
-"""Records, events and the lines that people read."""
+"""Records: configurations and results as files."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +10,7 @@ import pytest
 
 from golf_core.config import GolfConfig, override, preset
 from golf_core.errors import ConfigError
-from golf_core.events import Event, JsonLinesLog, broadcast
 from golf_core.files import atomic_writer
-from golf_core.progress import describe, duration
 from golf_core.strict_json import from_dict, load, save, to_dict
 
 
@@ -64,28 +61,6 @@ class TestAtomicWriter:
             raise RuntimeError
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
-
-
-def test_log_and_listeners(tmp_path: Path) -> None:
-    seen: list[Event] = []
-    log = JsonLinesLog(tmp_path / "log.jsonl")
-    listener = broadcast(log, seen.append)
-    events = [Event("note", {"message": "a"}), Event("validation", {"step": 1, "val_loss": math.nan, "val_bpb": 2.0})]
-    for event in events:
-        listener(event)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert seen == events
-    assert [line["kind"] for line in lines] == ["note", "validation"]
-    assert lines[1]["val_loss"] is None and lines[1]["val_bpb"] == 2.0
-
-
-def test_lines_for_people() -> None:
-    fields = {"step": 10, "total": 100, "loss": 2.5, "lr_factor": 1.0, "ms_per_step": 98.36}
-    line = describe(Event("train_step", fields | {"tokens_per_s": 8e6, "eta_s": 200.0}))
-    assert line == "train 10/100  loss 2.5000  lr x1.00  98.4 ms/step  8,000,000 tok/s  ETA 3 min 20 s"
-    chunk = {"chunk": 3, "total": 9, "bpb_neural": 1.5, "eta_s": 4.0}
-    assert describe(Event("chunk", chunk)) == "evaluate chunk 3/9  BPB neural 1.5000  ETA 4.0 s"
-    assert [duration(s) for s in (4.26, 59.94, 200, 3900)] == ["4.3 s", "59.9 s", "3 min 20 s", "1 h 05 min"]
 
 
 def test_presets_are_sound() -> None:

@@ -1,4 +1,7 @@
-"""The log of a run as plain text, a line for each thing that happened, every figure as `name:value`."""
+"""A run in words: the line of an event that people read, and the log that programs read back.
+
+In the latter every figure stands as `name:value`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from golf_core.config import GolfConfig
-from golf_core.events import Event
+from golf_core.events import Chunk, Event, Note, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.results import EvalResult, ExportResult, Score, TrainResult
 from golf_core.strict_json import to_dict
 
@@ -28,24 +31,57 @@ def config_lines(config: GolfConfig) -> Iterator[str]:
         yield f"config {named(alone, None)}"
 
 
+def describe(event: Event) -> str:
+    """The line that a person reads: what, how far, how fast, how long still. Raises `ValueError` for unknown times."""
+    match event:
+        case TrainStep(step, total, loss):
+            return (
+                f"train {step}/{total}  loss {loss:.4f}  lr x{event.lr_factor:.2f}  "
+                f"{event.ms_per_step:.1f} ms/step  {event.tokens_per_s:,.0f} tok/s  ETA {duration(event.eta_s)}"
+            )
+        case Chunk(chunk, total):
+            running = "  ".join(f"{name} {value:.4f}" for name, value in event.bpb.items())
+            return f"evaluate chunk {chunk}/{total}  BPB {running}  ETA {duration(event.eta_s)}"
+        case Validation(step, val_loss, val_bpb):
+            return f"validation at step {step}: {val_loss:.4f} nats/token, {val_bpb:.4f} BPB"
+        case PhaseStarted(phase):
+            return f"{phase} begins"
+        case PhaseFinished(phase, seconds):
+            f = event.more
+            sizes = f": {f['weight_bytes']:,} + {f['code_bytes']:,} bytes, {f['method']}" if "method" in f else ""
+            return f"{phase} done in {duration(seconds)}{sizes}"
+        case Note(message):
+            return message
+    return event.kind
+
+
+def duration(seconds: float) -> str:
+    """Seconds as '4.2 s', '3 min 20 s' or '1 h 05 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def event_line(event: Event) -> str:
     """One event with all its figures."""
-    rest = dict(event.fields)
-    if event.kind == "note":
-        return f"note {rest['message']}"
-    if event.kind == "phase_started":
+    rest = event.fields
+    if isinstance(event, Note):
+        return f"note {event.message}"
+    if isinstance(event, PhaseStarted):
         return f"{rest.pop('phase')} begins {named(rest, RUNNING_DIGITS)}".rstrip()
-    if event.kind == "phase_finished":
+    if isinstance(event, PhaseFinished):
         return f"{rest.pop('phase')} ends {named(rest, RUNNING_DIGITS)}"
-    if event.kind == "system":
-        gpus = {f"gpu{gpu['index']}": gpu for gpu in rest.pop("gpus", ())}
+    if isinstance(event, System):
+        gpus = {f"gpu{gpu['index']}": gpu for gpu in rest.pop("gpus")}
         return f"system {named({**rest, **gpus}, RUNNING_DIGITS)}"
-    counted = "chunk" if event.kind == "chunk" else "step"
+    counted = rest.pop("chunk" if isinstance(event, Chunk) else "step")
     total = f"/{rest.pop('total')}" if "total" in rest else ""
-    begin = f"{counted}:{rest.pop(counted)}{total}"
-    if event.kind == "train_step":
+    if isinstance(event, TrainStep):
         rest = {"train_loss" if name == "loss" else name: value for name, value in rest.items()}
-    return f"{begin} {named(rest, RUNNING_DIGITS)}"
+    return f"{'chunk' if isinstance(event, Chunk) else 'step'}:{counted}{total} {named(rest, RUNNING_DIGITS)}"
 
 
 def result_lines(train: TrainResult | None, export: ExportResult | None, evaluate: EvalResult | None) -> Iterator[str]:
