@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ from watchdog import HungError, bounded
 from golf_core.errors import ConfigError
 from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import JOB
-from orchestrator.job.document import MAX_VALUES
+from orchestrator.job.document import MAX_VALUES, inside
 from orchestrator.job.load import Job, load_job
 
 PROJECT = Path(__file__).parents[2]
@@ -40,9 +42,14 @@ fuzz = settings(
 def read(path: Path, content: bytes | str) -> Job | None:
     """The job in a file of this content, or None where it was refused in words."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
-    job = answer(lambda: load_job(path), str(path), lines=MANY)
+    return same_again(answer(lambda: load_job(path), str(path), lines=MANY))
+
+
+def same_again(job: Job | None) -> Job | None:
+    """A job after it was written down and read back, which leaves it as it is."""
     if job is not None:
         assert Job.from_dict(json.loads(json.dumps(job.to_dict(), allow_nan=False))) == job
+        assert len(job.digest) == 64
     return job
 
 
@@ -84,7 +91,7 @@ def test_any_row_of_signs(tmp_path: Path, text: str) -> None:
 
 
 @fuzz
-@given(st.binary(max_size=400))
+@given(st.binary(max_size=400) | st.text("ab:-[]{}#&*!|>'\"%@,? \n\t0.e\\", max_size=60).map(str.encode))
 def test_any_bytes(tmp_path: Path, content: bytes) -> None:
     read(tmp_path / "job.yaml", content)
 
@@ -194,8 +201,6 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         assert len(str(caught.value).split("\n")) == 1 and path.name[:20] in str(caught.value)
 
 
-# --- the job of a run's folder ---------------------------------------------------------------------
-
 JOB_OF_RUN = load_job(SMOKE).to_dict()
 leaves = st.one_of(
     st.none(),
@@ -208,12 +213,37 @@ leaves = st.one_of(
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner))
 
 
-def paths_in(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The keys to every value in nested mappings."""
-    found = [path] if path else []
+def names_in(value: Any, name: str = "") -> list[str]:
+    """The dotted name of every value in nested mappings."""
+    found = [name] if name else []
     for key, item in value.items() if isinstance(value, dict) else ():
-        found += paths_in(item, (*path, key))
+        found += names_in(item, inside(name, key))
     return found
+
+
+# --- changes, and documents of any fields ----------------------------------------------------------
+
+FIELDS = ["overrides.nonsense", *(re.sub("^config", "overrides", name) for name in names_in(JOB_OF_RUN))]
+of_yaml = st.binary(max_size=4) | st.dates() | st.dictionaries(st.integers(), leaves, max_size=3)
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(FIELDS), values | of_yaml, max_size=4))
+@example({"overrides.model.num_heads": 0})
+@example({"overrides.train.seq_len": 0})
+@example({"overrides.evaluate.seq_len": 0})
+@example({"overrides.model.model_dim": 10**400})
+def test_any_change_is_taken_or_explained(changes: dict[str, Any]) -> None:
+    same_again(answer(lambda: load_job(SMOKE, changes), "--set", str(SMOKE), lines=MANY))
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from([name.split(".")[0] for name in FIELDS]), values | of_yaml, max_size=12))
+def test_any_fields_are_taken_or_explained(tmp_path: Path, document: dict[str, Any]) -> None:
+    read(tmp_path / "job.yaml", yaml.safe_dump(document))
+
+
+# --- the job of a run's folder ---------------------------------------------------------------------
 
 
 def read_run(folder: Path, content: str | bytes) -> Job | None:
@@ -222,17 +252,15 @@ def read_run(folder: Path, content: str | bytes) -> Job | None:
 
 
 @fuzz
-@given(st.sampled_from(paths_in(JOB_OF_RUN)), values)
-@example(("config", "train", "matrix_lr"), 10**400)
-@example(("seeds",), [10**400])
-@example(("output",), "a\0b")
-@example(("name",), {"a\nb": {}})
-def test_one_value_of_a_recorded_job(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+@given(st.sampled_from(names_in(JOB_OF_RUN)), values)
+@example("config.train.muon_lr", 10**400)
+@example("seeds", [10**400])
+@example("output", "a\0b")
+@example("name", {"a\nb": {}})
+def test_one_value_of_a_recorded_job(tmp_path: Path, name: str, value: Any) -> None:
     values = json.loads(json.dumps(JOB_OF_RUN))
-    node = values
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
+    *parents, last = name.split(".")
+    functools.reduce(dict.__getitem__, parents, values)[last] = value
     read_run(tmp_path, json.dumps(values))
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+from golf_core.config import leaves
 from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.job.load import Job, load_job
@@ -40,27 +41,16 @@ def read(folder: Path, document: Any) -> Job | None:
 # --- what is published ---
 
 
-def test_the_published_schema_is_that_of_the_models() -> None:
-    Draft202012Validator.check_schema(SCHEMA)
-    published = (PROJECT / "docs" / "job.schema.json").read_text(encoding="utf-8")
-    assert json.loads(published) == SCHEMA, "write it anew: golf schema > docs/job.schema.json"
-
-
-def test_the_published_reference_is_that_of_the_models() -> None:
-    published = (PROJECT / "docs" / "job.md").read_text(encoding="utf-8")
-    assert published == job_reference(), "write it anew: golf schema --markdown > docs/job.md"
-
-
-def test_the_command_prints_both() -> None:
-    printed = CliRunner().invoke(app, ["schema"])
-    assert json.loads(printed.stdout) == SCHEMA
-    assert CliRunner().invoke(app, ["schema", "--markdown"]).stdout == job_reference()
+@pytest.mark.parametrize(("page", "options"), [("job.schema.json", []), ("job.md", ["--markdown"])])
+def test_what_is_published_is_what_the_command_prints(page: str, options: list[str]) -> None:
+    published = (PROJECT / "docs" / page).read_text(encoding="utf-8")
+    assert CliRunner().invoke(app, ["schema", *options]).stdout == published, f"write docs/{page} anew with golf schema"
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
-def test_job_files_keep_to_the_published_schema(path: Path) -> None:
-    published = json.loads((PROJECT / "docs" / "job.schema.json").read_text(encoding="utf-8"))
-    Draft202012Validator(published).validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+def test_job_files_keep_to_the_schema(path: Path) -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    CHECK.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("name", ["smoke.yaml", "three_seed.yaml"])
@@ -74,14 +64,7 @@ def test_every_value_of_the_configuration_has_a_place_in_schema_and_reference() 
     page = job_reference()
     overrides = SCHEMA["$defs"]["overrides"]["properties"]
 
-    def leaves(value: dict[str, Any], prefix: str = "") -> list[str]:
-        return [
-            leaf
-            for name, inner in value.items()
-            for leaf in (leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) else [f"{prefix}{name}"])
-        ]
-
-    names = leaves(load_job(JOBS[0]).to_dict()["config"])
+    names = [name for name, _ in leaves(load_job(JOBS[0]).to_dict()["config"])]
     assert len(names) > 80
     for name in names:
         assert name in overrides
@@ -132,63 +115,6 @@ def test_both_take_these(tmp_path: Path, fields: dict[str, Any]) -> None:
     document = {**LEAST, **fields}
     assert [error.message for error in CHECK.iter_errors(document)] == []
     assert read(tmp_path, document) is not None
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"sedes": [1]},
-        {"name": "a/b"},
-        {"name": 3},
-        {"preset": "smal"},
-        {"seeds": []},
-        {"seeds": [1, 1]},
-        {"seeds": [-1]},
-        {"seeds": [2**32]},
-        {"seeds": ["1"]},
-        {"seeds": [True]},
-        {"min_seeds_for_claim": 1},
-        {"data": "smaple"},
-        {"data": {"path": "a"}},
-        {"data": {"path": "a", "tokenizer": "b", "fetch": {"train_shards": 0}}},
-        {"data": {"path": "a", "tokenizer": "b", "fetch": {"repo": "no slash"}}},
-        {"limits": None},
-        {"resources": {"rank": 2}},
-        {"resources": {"ranks": 9}},
-        {"resources": {"ranks": True}},
-        {"resources": {"cpus_per_rank": 0}},
-        {"resources": {"accelerator": ""}},
-        {"resources": {"nodes": 2}},
-        {"resources": {"nodes": 2, "ranks": 3}},
-        {"budgets": {"artifact_bytes": 1.5}},
-        {"budgets": {"eval_seconds": True}},
-        {"baseline": BASELINE},
-        {"baseline": {**BASELINE, "mean": 1, "bpb": [1, 2]}},
-        {"baseline": {**BASELINE, "bpb": [1.1]}},
-        {"baseline": {"name": "b", "mean": 1.1}},
-        {"audit": {"positions": -1}},
-        {"limits": {"stall_seconds": 1}},
-        {"cost": {"stop_when_hopeless": "yes"}},
-        {"mlflow": {"experiment": ""}},
-        {"output": 3},
-        {"overrides": [1]},
-        {"overrides": {"train": {"iteration": 2}}},
-        {"overrides": {"trian.iterations": 2}},
-        {"overrides": {"train": 5}},
-        {"overrides": {"train": None}},
-        {"overrides": {"train.iterations": "many"}},
-        {"overrides": {"train.iterations": True}},
-        {"overrides": {"train.muon_lr": None}},
-        {"overrides": {"train": {"muon_dtype": "float16"}}},
-        {"overrides": {"model.ve_layers": 3}},
-        {"overrides": {"evaluate": {"mixer": {"orders": 0.5}}}},
-        {"overrides": {"mixer.orders": 1}},
-    ],
-)
-def test_both_refuse_these(tmp_path: Path, fields: dict[str, Any]) -> None:
-    document = {**LEAST, **fields}
-    assert not CHECK.is_valid(document)
-    assert read(tmp_path, document) is None
 
 
 @pytest.mark.parametrize("name", list(LEAST))

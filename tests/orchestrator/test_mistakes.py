@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,67 +15,45 @@ from tiny import REPO, golf, write_job
 from orchestrator.job.load import load_job
 
 
-def refused(folder: Path, job: Path, *sentences: str) -> None:
-    done = golf("run", str(job), "--address", "local")
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    for sentence in sentences:
-        assert sentence in lines[0]
-    assert not (folder / "runs").exists()
+def _shorten(folder: Path) -> None:
+    shard = folder / "fineweb_val_000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-100])
 
 
-@pytest.fixture
-def data(sample_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the sample corpus, to damage; without its manifest, whose checksums would find everything."""
+def _spoil(folder: Path) -> None:
+    shard = folder / "fineweb_train_000000.bin"
+    shard.write_bytes(b"\0\0\0\0" + shard.read_bytes()[4:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields", "sentences"),
+    [
+        (shutil.rmtree, {}, ("no such data folder", "golf data")),
+        (_shorten, {}, ("fineweb_val_000000.bin",)),
+        (_spoil, {}, ("fineweb_train_000000.bin", "magic")),
+        (None, {"overrides": {"model.vocab_size": 2048}}, ("tokenizer.model", "1024", "2048")),
+        (None, {"resources": {"cpus_per_rank": 512}}, ("needs 512 CPUs on one node",)),
+        (None, {"sedes": [42]}, ("tiny.yaml", "sedes", "did you mean 'seeds'?")),
+    ],
+)
+def test_a_run_is_refused_in_a_sentence(
+    sample_folder: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None] | None,
+    fields: dict[str, object],
+    sentences: tuple[str, ...],
+) -> None:
     folder = tmp_path / "data"
     shutil.copytree(sample_folder, folder)
-    (folder / "manifest.json").unlink()
-    return folder
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {"path": str(folder), "tokenizer": str(folder / "tokenizer.model")}
-
-
-def test_missing_data_folder(tmp_path: Path) -> None:
-    job = write_job(tmp_path, data=files(tmp_path / "nowhere"))
-    refused(tmp_path, job, str(tmp_path / "nowhere"), "golf data")
-
-
-def test_truncated_shard(tmp_path: Path, data: Path) -> None:
-    shard = data / "fineweb_val_000000.bin"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    refused(tmp_path, write_job(tmp_path, data=files(data)), str(shard))
-
-
-def test_wrong_magic(tmp_path: Path, data: Path) -> None:
-    shard = data / "fineweb_train_000000.bin"
-    shard.write_bytes(b"\0\0\0\0" + shard.read_bytes()[4:])
-    refused(tmp_path, write_job(tmp_path, data=files(data)), str(shard), "magic")
-
-
-def test_tokenizer_of_another_size(tmp_path: Path, data: Path) -> None:
-    job = write_job(tmp_path, data=files(data), overrides={"model.vocab_size": 2048})
-    refused(tmp_path, job, "tokenizer.model", "1024", "2048")
-
-
-def test_duplicate_seeds(tmp_path: Path) -> None:
-    refused(tmp_path, write_job(tmp_path, seeds=[42, 7, 42]), "seeds", "42")
-
-
-def test_unknown_field(tmp_path: Path) -> None:
-    refused(tmp_path, write_job(tmp_path, sedes=[42]), "tiny.yaml", "sedes", "did you mean 'seeds'?")
-
-
-def test_baseline_without_its_ratio(tmp_path: Path) -> None:
-    job = write_job(tmp_path, baseline={"name": "x", "mean": 1.1})
-    refused(tmp_path, job, "baseline.bytes_per_token", "0.005 nats")
-
-
-def test_more_cpus_than_there_are(tmp_path: Path) -> None:
-    job = write_job(tmp_path, resources={"cpus_per_rank": 512})
-    refused(tmp_path, job, "needs 512 CPUs on one node")
+    (folder / "manifest.json").unlink()  # its checksums would find everything
+    if damage is not None:
+        damage(folder)
+    data = {"path": str(folder), "tokenizer": str(folder / "tokenizer.model")}
+    done = golf("run", str(write_job(tmp_path, data=data, **fields)), "--address", "local")
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and all(sentence in line for sentence in sentences), line
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_artifact_that_is_not_one(tmp_path: Path) -> None:
