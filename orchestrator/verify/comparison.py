@@ -121,7 +121,10 @@ def _check(claim: Claim, final: FinalStage | None, baseline: Baseline | None) ->
     if baseline is None:
         return _open(claim, "the file gives no figures of its baseline; name its folder with --baseline")
     if claim.aggregate in ("baseline", "delta"):
-        options = (_baseline_figures if claim.aggregate == "baseline" else _deltas)(claim, final, baseline)
+        mean = baseline.mean_nats if claim.figure == "val_loss" else baseline.mean_bpb
+        options = list(_deltas(claim, final, baseline))
+        if claim.aggregate == "baseline":
+            options = [(mean, baseline.source)] if mean is not None else []
         return _judged(claim, options, "of the baseline this figure is not known", baseline.assumed)
     tests = list(_tests(claim, final, baseline))
     needed = "it needs the baseline's figure of each seed; name its folder with --baseline"
@@ -163,12 +166,6 @@ def _margins(claim: Claim, final: FinalStage) -> Iterator[Option]:
         yield Quantity(MARGIN_NATS, 0.0, ""), "the challenge's margin"
     elif nats:
         yield Quantity(MARGIN_NATS * fmean(bpb) / fmean(nats), 1e-10, ""), "0.005 nats a token by the logs' own ratio"
-
-
-def _baseline_figures(claim: Claim, _final: FinalStage, baseline: Baseline) -> Iterator[Option]:
-    mean = baseline.mean_nats if claim.figure == "val_loss" else baseline.mean_bpb
-    if mean is not None:
-        yield mean, baseline.source
 
 
 def _deltas(claim: Claim, final: FinalStage, baseline: Baseline) -> Iterator[Option]:

@@ -138,7 +138,8 @@ def _report(case: _Case, meant: Baseline | None, baseline: Baseline | None) -> F
     evidence, compared = case.evidence, None
     if baseline is not None and evidence.final is not None and evidence.final.scores:
         compared = compare(evidence.final, baseline)
-    found = [*_findings(case, meant), *(findings(compared) if compared is not None else ()), *_last_findings(case)]
+    found = [*_findings(case, meant), *(findings(compared) if compared is not None else ())]
+    found += [*_spread(evidence), *_absent(evidence, case.claims)]
     reported = [field.name for field in fields(RunReport)]
     runs = (*evidence.runs, *evidence.sources.second, *evidence.sources.mixed)
     return FolderReport(
@@ -169,11 +170,6 @@ def _findings(case: _Case, baseline: Baseline | None) -> Iterator[Finding]:
     yield from check_tables(evidence)
     yield from check_budgets(evidence, case.claims, submission)
     yield from check_comparisons(case.claims, evidence.final, baseline)
-
-
-def _last_findings(case: _Case) -> Iterator[Finding]:
-    yield from _spread(case.evidence)
-    yield from _absent(case.evidence, case.claims)
 
 
 def _final_line(evidence: Evidence) -> Iterator[Finding]:
