@@ -139,9 +139,8 @@ def _aggregated(claim: Claim, figures: dict[str, Figure], label: str | None) -> 
         return
     values = list(figures.values())
     n, where = len(values), places(values)
-    stage = _stage_words(claim, label)
     if claim.aggregate == "mean":
-        yield Candidate(mean_of(values), f"mean over {n} logs{_of(stage)}", "meant", where, n > 1)
+        yield Candidate(mean_of(values), _mean_words(claim, n, label), "meant", where, n > 1)
     elif claim.aggregate in ("max", "min"):
         chosen = (max if claim.aggregate == "max" else min)(figures.items(), key=lambda item: item[1].value)
         word = "largest" if claim.aggregate == "max" else "smallest"
@@ -160,7 +159,7 @@ def _headline(claim: Claim, evidence: Evidence, figures: dict[str, Figure], labe
     n = len(values)
     if n > 1:
         mean = mean_of(values)
-        yield Candidate(mean, f"mean over {n} logs{_of(_stage_words(claim, label))}", "meant", places(values), True)
+        yield Candidate(mean, _mean_words(claim, n, label), "meant", places(values), True)
         best = min(figure.value for figure in values)
         for key, figure in figures.items():
             which = f", the lowest of {n}" if figure.value == best else f", one of {n}"
@@ -248,14 +247,15 @@ def _signed(off: float, claim: Claim, meant: Candidate) -> str:
     return f"{sign}{shown(off, fine)}{unit_of(claim.figure)}"
 
 
+def _mean_words(claim: Claim, n: int, label: str | None) -> str:
+    stage = _stage_words(claim, label)
+    return f"mean over {n} logs" + (f" of {stage}" if stage else "")
+
+
 def _stage_words(claim: Claim, label: str | None) -> str:
     if claim.figure not in STAGE_FIGURES or label is None:
         return ""
     return f"'{label}'" if label else "the log's summary"
-
-
-def _of(words: str) -> str:
-    return f" of {words}" if words else ""
 
 
 # --- tables of README.md ------------------------------------------------------------------------------

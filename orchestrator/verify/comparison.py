@@ -35,7 +35,7 @@ class Baseline:
 def baseline_of(name: str, final: FinalStage, source: str) -> Baseline:
     """A folder's own figures as a baseline."""
     bpb, nats = _values(final)
-    fine = max((score.val_bpb.resolution for score in final.scores), default=0.0)
+    fine = max((figure.resolution for figure in final.figures), default=0.0)
     mean_bpb, mean_nats = (Quantity(fmean(values), fine, "") if values else None for values in (bpb, nats))
     return Baseline(name, source, tuple(bpb), tuple(nats), mean_bpb, mean_nats)
 
@@ -76,7 +76,9 @@ def compare(final: FinalStage, baseline: Baseline) -> Comparison:
         tests = tuple(
             welch(bpb, baseline.bpb, null) if baseline.bpb else one_sample(bpb, mean_bpb, null) for null in nulls
         )
-    same_text = _same_text(ratio, mean_bpb, mean_nats)
+    same_text: bool | None = None
+    if ratio is not None and mean_bpb and mean_nats:
+        same_text = abs(ratio * mean_nats / mean_bpb - 1) <= RATIO_TOLERANCE
     return Comparison(
         baseline=baseline.name,
         source=baseline.source,
@@ -121,7 +123,10 @@ def _check(claim: Claim, final: FinalStage | None, baseline: Baseline | None) ->
     if baseline is None:
         return _open(claim, "the file gives no figures of its baseline; name its folder with --baseline")
     if claim.aggregate in ("baseline", "delta"):
-        options = (_baseline_figures if claim.aggregate == "baseline" else _deltas)(claim, final, baseline)
+        mean = baseline.mean_nats if claim.figure == "val_loss" else baseline.mean_bpb
+        options = list(_deltas(claim, final, baseline))
+        if claim.aggregate == "baseline":
+            options = [(mean, baseline.source)] if mean is not None else []
         return _judged(claim, options, "of the baseline this figure is not known", baseline.assumed)
     tests = list(_tests(claim, final, baseline))
     needed = "it needs the baseline's figure of each seed; name its folder with --baseline"
@@ -165,15 +170,9 @@ def _margins(claim: Claim, final: FinalStage) -> Iterator[Option]:
         yield Quantity(MARGIN_NATS * fmean(bpb) / fmean(nats), 1e-10, ""), "0.005 nats a token by the logs' own ratio"
 
 
-def _baseline_figures(claim: Claim, _final: FinalStage, baseline: Baseline) -> Iterator[Option]:
-    mean = baseline.mean_nats if claim.figure == "val_loss" else baseline.mean_bpb
-    if mean is not None:
-        yield mean, baseline.source
-
-
 def _deltas(claim: Claim, final: FinalStage, baseline: Baseline) -> Iterator[Option]:
     bpb, nats = _values(final)
-    fine = max(score.val_bpb.resolution for score in final.scores)
+    fine = max(figure.resolution for figure in final.figures)
     # A gain is the same difference without its sign.
     sign = -1.0 if claim.quantity.value > 0 else 1.0
     own, mean, ratio, words = bpb, baseline.mean_bpb, 1.0, ""
@@ -214,7 +213,7 @@ def _error(final: FinalStage, own: Sequence[float], mean: Quantity, by: float, t
     """How far the rounding of the logged figures may carry a statistic."""
     if aggregate == "df":
         return 1e-3 * (test.df or 0.0) * 0.01
-    fine = max(score.val_bpb.resolution for score in final.scores)
+    fine = max(figure.resolution for figure in final.figures)
     gap = abs(fmean(own) - mean.value + by)
     spread = stdev(own)
     relative = 2 * fine / spread + 2 * (fine + mean.resolution) / max(gap, 1e-12)
@@ -230,13 +229,7 @@ def _error(final: FinalStage, own: Sequence[float], mean: Quantity, by: float, t
 def _values(final: FinalStage) -> tuple[list[float], list[float]]:
     """BPB of each seed, and nats a token where every seed has them."""
     nats = [score.val_loss.value for score in final.scores if score.val_loss is not None]
-    return [score.val_bpb.value for score in final.scores], nats if len(nats) == len(final.scores) else []
-
-
-def _same_text(ratio: float | None, mean_bpb: float | None, mean_nats: float | None) -> bool | None:
-    if ratio is None or not mean_bpb or not mean_nats:
-        return None
-    return abs(ratio * mean_nats / mean_bpb - 1) <= RATIO_TOLERANCE
+    return [figure.value for figure in final.figures], nats if len(nats) == len(final.scores) else []
 
 
 def _note(

@@ -101,6 +101,11 @@ class FinalStage:
     population_sd_bpb: float | None
     """With n in place of n - 1, to recognise it where a file gives it."""
 
+    @property
+    def figures(self) -> list[Figure]:
+        """Bits per byte of each seed."""
+        return [score.val_bpb for score in self.scores]
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -53,6 +53,7 @@ _STAMP = re.compile(
 )
 _SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|secs?|seconds|s|min)\b", re.ASCII)
 _XSA = re.compile(r"\bXSA:last_(\d{1,4})\b(?: active_layers:\[(\d))?", re.ASCII)
+"""On how many last layers XSA works, in the words of the published programs, and which is the first of them."""
 _PROGRESS = re.compile(r"\[\s{0,8}\d{1,12}/\d{1,12}\s?\]|\bchunk:\d{1,12}/", re.ASCII)
 _CODE = re.compile(r"(?:import|from|def|class|return|self\.|print\(|log0?\(|@|#)", re.ASCII)
 _BLOCK = re.compile(r"(?:if|elif|else|for|while|with|try|except)\b", re.ASCII)
@@ -108,17 +109,12 @@ def read_line(text: str) -> Line:
     return Line(_label(label), step, pairs, _PROGRESS.search(text) is not None)
 
 
-def work_in(text: str) -> tuple[str, str, str] | None:
-    """What took how long ("gptq:generated 64 sequences in 198.3s"): words, number, unit."""
-    place = text.rfind(" in ")
-    found = _SECONDS.match(text, place + 4) if place > 0 else None
-    return (_label(text[:place]), found[1], found[2]) if found else None
-
-
-def xsa_layers(text: str) -> tuple[str, bool] | None:
-    """On how many last layers XSA works, in the words of the published programs, and whether those are all."""
-    found = _XSA.search(text)
-    return (found[1], found[2] == "0") if found else None
+def _work(text: str, place: Place) -> Figure | None:
+    """What took how long, in seconds: "gptq:generated 64 sequences in 198.3s"."""
+    end = text.rfind(" in ")
+    found = _SECONDS.match(text, end + 4) if end > 0 else None
+    spent = quantity(found[1], found[2], "time") if found else None
+    return Figure("work", spent.value, spent.resolution, spent.text, _label(text[:end]), place) if spent else None
 
 
 def _pairs(text: str, begin: int) -> Iterator[Pair]:
@@ -212,14 +208,11 @@ class RunBuilder:
             self._take_step(line, number, figures)
         else:
             self._take_plain(line, figures)
-        if not figures and (work := work_in(text)) is not None and len(self._work) < MOST_WORK:
-            words, digits, unit = work
-            spent = quantity(digits, unit, "time")
-            if spent is not None:
-                self._work.append(Figure("work", spent.value, spent.resolution, spent.text, words, place))
-        if (layers := xsa_layers(text)) is not None:
-            for name in ("xsa_last_n", "num_layers") if layers[1] else ("xsa_last_n",):
-                self._set(name, Figure(name, float(layers[0]), 0.0, layers[0], "XSA", place))
+        if not figures and len(self._work) < MOST_WORK and (work := _work(text, place)) is not None:
+            self._work.append(work)
+        if (layers := _XSA.search(text)) is not None:
+            for name in ("xsa_last_n", "num_layers") if layers[2] == "0" else ("xsa_last_n",):
+                self._set(name, Figure(name, float(layers[1]), 0.0, layers[1], "XSA", place))
 
     def _take_step(self, line: Line, number: int, figures: Iterable[Figure]) -> None:
         digits = line.step.replace(",", "").replace("_", "")

@@ -138,7 +138,8 @@ def _report(case: _Case, meant: Baseline | None, baseline: Baseline | None) -> F
     evidence, compared = case.evidence, None
     if baseline is not None and evidence.final is not None and evidence.final.scores:
         compared = compare(evidence.final, baseline)
-    found = [*_findings(case, meant), *(findings(compared) if compared is not None else ()), *_last_findings(case)]
+    found = [*_findings(case, meant), *(findings(compared) if compared is not None else ())]
+    found += [*_spread(evidence), *_absent(evidence, case.claims)]
     reported = [field.name for field in fields(RunReport)]
     runs = (*evidence.runs, *evidence.sources.second, *evidence.sources.mixed)
     return FolderReport(
@@ -171,17 +172,11 @@ def _findings(case: _Case, baseline: Baseline | None) -> Iterator[Finding]:
     yield from check_comparisons(case.claims, evidence.final, baseline)
 
 
-def _last_findings(case: _Case) -> Iterator[Finding]:
-    yield from _spread(case.evidence)
-    yield from _absent(case.evidence, case.claims)
-
-
 def _final_line(evidence: Evidence) -> Iterator[Finding]:
     final = evidence.final
     if final is not None:
-        scores = [score.val_bpb for score in final.scores]
-        mean = value_text(mean_of(scores), "val_bpb")
-        yield finding("logs", "final figure", "stated", f"'{final.label}': {final.reason}", places(scores), found=mean)
+        mean, where = value_text(mean_of(final.figures), "val_bpb"), places(final.figures)
+        yield finding("logs", "final figure", "stated", f"'{final.label}': {final.reason}", where, found=mean)
     elif evidence.runs:
         yield finding("logs", "final figure", "absent", "no log gives a score in bits per byte")
 
@@ -190,14 +185,14 @@ def _name(evidence: Evidence) -> Iterator[Finding]:
     """A score in the folder's own name."""
     found = re.search(r"(?<![\d.])(\d\.\d{3,8})(?![\d.])", evidence.folder.name)
     claimed = quantity(found[1]) if found else None
-    if claimed is None or evidence.final is None or not evidence.final.scores:
+    final = evidence.final
+    if claimed is None or final is None or not final.scores:
         return
-    scores = [score.val_bpb for score in evidence.final.scores]
-    mean = mean_of(scores)
+    mean = mean_of(final.figures)
     verdict = agreement(claimed, mean, computed=True)
-    detail, text = f"mean of '{evidence.final.label}' over {len(scores)} logs", value_text(mean, "val_bpb")
+    detail, text = f"mean of '{final.label}' over {len(final.scores)} logs", value_text(mean, "val_bpb")
     status: Status | None = "note" if verdict == "differs" else None
-    yield finding("files", "folder name", verdict, detail, places(scores), claimed.text, text, status)
+    yield finding("files", "folder name", verdict, detail, places(final.figures), claimed.text, text, status)
 
 
 def _spread(evidence: Evidence) -> Iterator[Finding]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import scipy.stats
+from claim_builders import finished
 from hypothesis import given
 from hypothesis import strategies as st
 from verify_builders import RUNS, MadeRun, changed, claims, finding, log_lines, problems, report_of, write_folder
 
 from golf_core.log_text import result_lines
-from golf_core.results import EvalResult, ExportResult, Score, TrainResult
+from golf_core.results import Score
 from orchestrator.verify.figures import agreement, quantity
-from orchestrator.verify.report import FolderReport
 from orchestrator.verify.verifier import verify
 
 SD = float(scipy.stats.tstd([run.bpb for run in RUNS]))
@@ -91,22 +92,19 @@ def test_a_wrong_figure_of_a_seed_names_its_line(tmp_path: Path) -> None:
     assert wrong.evidence[1].file == "train_seed1337.log" and "step:6910" in log[wrong.evidence[1].line - 1]
 
 
-def test_figures_of_two_seeds_swapped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("claimed", "words"),
+    [
+        (RUNS[2].bpb, "the log of seed 2024"),
+        (1.14992068, "another stage ('final_int6_roundtrip')"),  # before the sliding window
+    ],
+)
+def test_the_figure_of_something_else(tmp_path: Path, claimed: float, words: str) -> None:
     submission = claims()
-    results = submission["seed_results"]
-    results["42"]["val_bpb"], results["2024"]["val_bpb"] = results["2024"]["val_bpb"], results["42"]["val_bpb"]
-    report = report_of(write_folder(tmp_path / "f", submission=submission))
-    wrong = finding(report, "seed_results.42.val_bpb")
-    assert wrong.verdict == "differs" and "the log of seed 2024" in wrong.detail
+    submission["seed_results"]["42"]["val_bpb"] = claimed
+    wrong = finding(report_of(write_folder(tmp_path / "f", submission=submission)), "seed_results.42.val_bpb")
+    assert wrong.verdict == "differs" and words in wrong.detail
     assert wrong.found == "1.11912345"  # what seed 42's own log gives
-    assert len(problems(report)) == 2
-
-
-def test_the_figure_of_another_stage(tmp_path: Path) -> None:
-    submission = claims()
-    submission["seed_results"]["42"]["val_bpb"] = 1.14992068  # before the sliding window
-    report = report_of(write_folder(tmp_path / "f", submission=submission))
-    assert "another stage ('final_int6_roundtrip')" in finding(report, "seed_results.42.val_bpb").detail
 
 
 @pytest.mark.parametrize(
@@ -244,25 +242,18 @@ def test_lines_written_twice_are_one_runs(tmp_path: Path) -> None:
     assert report_of(place).holds
 
 
-def test_a_seed_known_from_the_name_alone(tmp_path: Path) -> None:
-    place = write_folder(tmp_path / "f")
+@pytest.mark.parametrize(("name", "source"), [("train_seed{}.log", "file name"), ("run_{}.log", "unknown")])
+def test_logs_that_do_not_say_their_seed(tmp_path: Path, name: str, source: str) -> None:
+    named = source == "file name"
+    content = claims(**({} if named else {"seeds": None, "seed_results": None}))
+    place = write_folder(tmp_path / "f", (), content)
     for run in RUNS:
         lines = [line for line in log_lines(run) if not line.startswith("seed:")]
-        (place / f"train_seed{run.seed}.log").write_text("\n".join(lines))
+        (place / name.format(run.seed)).write_text("\n".join(lines))
     report = report_of(place)
-    assert {(run.seed, run.seed_source) for run in report.runs} == {(r.seed, "file name") for r in RUNS}
-    assert report.holds, problems(report)
-
-
-def test_logs_without_any_seed(tmp_path: Path) -> None:
-    place = write_folder(tmp_path / "f", seeds=None, seed_results=None)
-    for i, run in enumerate(RUNS):
-        lines = [line for line in log_lines(run) if not line.startswith("seed:")]
-        (place / f"train_seed{run.seed}.log").unlink()
-        (place / f"run_{i}.log").write_text("\n".join(lines))
-    report = report_of(place)
-    assert finding(report, "val_bpb").verdict == "confirmed"
-    assert finding(report, "run_0.log").verdict == "absent"
+    assert {run.seed_source for run in report.runs} == {source} and len(report.runs) == len(RUNS)
+    assert report.holds and finding(report, "val_bpb").verdict == "confirmed"
+    assert named or finding(report, "run_42.log").verdict == "absent"
 
 
 def test_two_runs_one_after_the_other_in_one_file(tmp_path: Path) -> None:
@@ -357,44 +348,39 @@ def test_what_is_absent_is_said(tmp_path: Path) -> None:
 # --- a baseline ------------------------------------------------------------------------------------
 
 
+OWN = [run.bpb for run in RUNS]
+THEIRS = [round(run.bpb + 0.006 + run.seed * 1e-7, 8) for run in RUNS]
+WELCH = scipy.stats.ttest_ind(OWN, THEIRS, equal_var=False, alternative="less")
+
+
 def baseline(place: Path) -> Path:
-    return write_folder(place, tuple(changed(run, bpb=round(run.bpb + 0.006 + run.seed * 1e-7, 8)) for run in RUNS))
+    return write_folder(place, tuple(changed(run, bpb=bpb) for run, bpb in zip(RUNS, THEIRS, strict=True)))
 
 
 def test_the_tests_against_a_baseline(tmp_path: Path) -> None:
-    report = report_of(write_folder(tmp_path / "f"), baseline(tmp_path / "base"))
-    comparison = report.comparison
+    comparison = report_of(write_folder(tmp_path / "f"), baseline(tmp_path / "base")).comparison
     assert comparison is not None and comparison.baseline == "base"
-    own = [run.bpb for run in RUNS]
-    theirs = [round(run.bpb + 0.006 + run.seed * 1e-7, 8) for run in RUNS]
-    expected = scipy.stats.ttest_ind(own, theirs, equal_var=False, alternative="less")
     margin, zero = comparison.tests
-    assert (zero.statistic, zero.df, zero.p) == pytest.approx((expected.statistic, expected.df, expected.pvalue))
-    by_margin = scipy.stats.ttest_ind(
-        own, [b - comparison.margin_bpb for b in theirs], equal_var=False, alternative="less"
-    )
+    assert (zero.statistic, zero.df, zero.p) == pytest.approx((WELCH.statistic, WELCH.df, WELCH.pvalue))
+    shifted = [bpb - comparison.margin_bpb for bpb in THEIRS]
+    by_margin = scipy.stats.ttest_ind(OWN, shifted, equal_var=False, alternative="less")
     assert (margin.statistic, margin.p) == pytest.approx((by_margin.statistic, by_margin.pvalue))
     assert comparison.margin_bpb == pytest.approx(0.005 / 1.6884, rel=1e-6)
     assert "whether" not in comparison.note and "differs" not in comparison.note
 
 
-def test_claimed_statistics(tmp_path: Path) -> None:
-    base = baseline(tmp_path / "base")
-    own = [run.bpb for run in RUNS]
-    theirs = [round(run.bpb + 0.006 + run.seed * 1e-7, 8) for run in RUNS]
-    expected = scipy.stats.ttest_ind(own, theirs, equal_var=False, alternative="less")
+@pytest.mark.parametrize("factor", [1, 1.01])
+def test_claimed_statistics(tmp_path: Path, factor: float) -> None:
     said = {
-        "t_statistic": round(float(expected.statistic), 4),
-        "welch_df": round(float(expected.df), 4),
-        "delta_vs_baseline_bpb": round(sum(own) / 3 - sum(theirs) / 3, 8),
-        "baseline_bpb": round(sum(theirs) / 3, 8),
+        "t_statistic": round(float(WELCH.statistic), 4) * factor,
+        "welch_df": round(float(WELCH.df), 4),
+        "delta_vs_baseline_bpb": round(sum(OWN) / 3 - sum(THEIRS) / 3, 8),
+        "baseline_bpb": round(sum(THEIRS) / 3, 8),
     }
-    report = report_of(write_folder(tmp_path / "f", **said), base)
-    for subject in said:
+    report = report_of(write_folder(tmp_path / "f", **said), baseline(tmp_path / "base"))
+    assert problems(report) == (set() if factor == 1 else {"t_statistic"})
+    for subject in said.keys() - problems(report):
         assert finding(report, subject).verdict in ("confirmed", "rounding"), subject
-    said["t_statistic"] = said["t_statistic"] * 1.01
-    report = report_of(write_folder(tmp_path / "g", **said), base)
-    assert problems(report) == {"t_statistic"}
 
 
 def test_one_seed_has_no_p(tmp_path: Path) -> None:
@@ -405,75 +391,39 @@ def test_one_seed_has_no_p(tmp_path: Path) -> None:
 # --- the project's own packages --------------------------------------------------------------------
 
 
-def own_log(run: MadeRun) -> str:
+def test_a_folder_of_this_project(tmp_path: Path) -> None:
     """The log of a package of this project: its own words for the results."""
-    cost = {"train_seconds": 599.4, "warmup_seconds": 61.0, "validation_seconds": 9.0, "ms_per_step": 86.87}
-    losses = {"train_loss": 1.9, "val_loss": 1.93, "val_bpb": 1.1433}
-    where = {"world_size": 8, "device": "cuda"}
-    train = TrainResult(
-        seed=run.seed,
-        parameters=26_993_766,
-        steps=run.steps,
-        tokens_per_second=9e6,
-        qat_onset_step=5600,
-        peak_memory_mib=22e3,
-        **where,  # type: ignore[arg-type]
-        **cost,
-        **losses,
-    )
-    export = ExportResult(run.weight_bytes, run.code_bytes, "0" * 64, 20.0, {"int6": 19_000_000})
-    evaluate = EvalResult(
-        seconds=480.25,
-        tokens=62_021_632,
-        bytes=151e6,
-        chunks=1893,
-        neural=Score(1.95, 1.155),
-        mixture=Score(run.nats, run.bpb),
-        published=None,
-        mean_log_z=None,
-        expert_bpb={},
-        kraft=None,
-        history=(),
-        repeat_tail=False,
-        **where,  # type: ignore[arg-type]
-    )
-    lines = [
-        f"run made seed:{run.seed} world_size:8 device:cuda",
-        "time:1.500 step:1/20000 train_loss:6.93180 ms_per_step:90.00000 elapsed_s:0.09000",
-        "time:9.500 step:500/20000 train_loss:2.40000 ms_per_step:86.90000 elapsed_s:43.45000",
-    ]
-    return "\n".join([*lines, *result_lines(train, export, evaluate)])
-
-
-def own_folder(place: Path) -> FolderReport:
-    place.mkdir()
+    place = write_folder(tmp_path / "own", submission={})
+    results, nats = {}, 1.95
     for run in RUNS:
-        (place / f"train_seed{run.seed}.log").write_text(own_log(run))
-    seed_results = {
-        str(run.seed): {
-            "val_loss": run.nats,
+        made = finished(run.seed, run.bpb)
+        assert made.train and made.export and made.evaluate
+        evaluate = replace(made.evaluate, mixture=Score(nats, run.bpb), neural=Score(2.0, 1.155), published=None)
+        lines = [
+            f"run made seed:{run.seed} world_size:8 device:cuda",
+            "time:1.500 step:1/20000 train_loss:6.93180 ms_per_step:90.00000 elapsed_s:0.09000",
+            "time:9.500 step:500/20000 train_loss:2.40000 ms_per_step:86.90000 elapsed_s:43.45000",
+            *result_lines(made.train, made.export, evaluate),
+        ]
+        (place / f"train_seed{run.seed}.log").write_text("\n".join(lines))
+        results[str(run.seed)] = {
+            "val_loss": nats,
             "val_bpb": run.bpb,
             "val_bpb_neural": 1.155,
-            "val_bpb_before_quantization": 1.1433,
-            "artifact_bytes": run.total_bytes,
-            "steps": run.steps,
-            "ms_per_step": 86.87,
-            "train_seconds": 599.4,
-            "eval_seconds": 480.25,
+            "val_bpb_before_quantization": made.train.val_bpb,
+            "artifact_bytes": made.export.total_bytes,
+            "ms_per_step": made.train.ms_per_step,
+            "train_seconds": made.train.train_seconds,
+            "eval_seconds": evaluate.seconds,
             "world_size": 8,
         }
-        for run in RUNS
-    }
-    content = claims() | {"seed_results": seed_results, "bytes_code": 90_000, "bytes_model_compressed": 15_812_345}
-    (place / "submission.json").write_text(json.dumps(content))
-    return report_of(place)
-
-
-def test_a_folder_of_this_project(tmp_path: Path) -> None:
-    report = own_folder(tmp_path / "own")
+    total, code = made.export.total_bytes, made.export.code_bytes
+    whole = {"val_loss": nats, "bytes_total": total, "bytes_code": code, "bytes_model_compressed": total - code}
+    (place / "submission.json").write_text(json.dumps(claims(**whole, seed_results=results)))
+    report = report_of(place)
     assert report.holds, problems(report)
     assert report.final is not None and report.final.label == "final_mixture"
-    for field in ("val_bpb_neural", "val_bpb_before_quantization", "eval_seconds", "world_size", "ms_per_step"):
+    for field in results["42"]:
         assert finding(report, f"seed_results.42.{field}").verdict == "confirmed", field
     assert finding(report, "bytes_model_compressed").verdict == "confirmed"
 

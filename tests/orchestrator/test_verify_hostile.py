@@ -44,6 +44,8 @@ def test_no_folder_a_file_and_an_empty_folder(tmp_path: Path) -> None:
         ("empty", "holds neither submission.json nor a log"),
         ("other", "holds neither submission.json nor a log"),
         ("x" * 300, "cannot be read"),
+        ("x/" * 3000, "cannot be read"),
+        ("a\0b", "not a name that a folder can have"),
     ]:
         with pytest.raises(FolderError, match=words):
             read_folder(tmp_path / name)
@@ -205,7 +207,7 @@ def test_no_line_takes_long(tmp_path: Path, line: str) -> None:
     begin = time.monotonic()
     assert not read_log(path, "a.log").fault
     submission = tmp_path / "submission.json"
-    submission.write_text(json.dumps({"blurb": line, "val_bpb": 1.1}))
+    submission.write_text(json.dumps({"blurb": line, line[:9000]: 1.1, "val_bpb": 1.1}))
     (tmp_path / "README.md").write_text((line[: LINE_BYTES - 2] + "\n") * 20)
     verify([tmp_path])
     assert time.monotonic() - begin < 20
