@@ -89,6 +89,11 @@ class Condition:
     detail: str
     """The figures."""
 
+    @property
+    def mark(self) -> str:
+        """Whether it holds, in a sign and a word."""
+        return {True: "✓ holds", False: "✗ fails", None: "? unknown"}[self.holds]
+
 
 @dataclass(frozen=True)
 class Claim:

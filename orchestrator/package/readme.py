@@ -13,8 +13,6 @@ from orchestrator.job.load import Job
 from orchestrator.package.manifest import RECORD, REQUIREMENTS, PackagedFile, weights_name
 from orchestrator.package.submission import FinishedSeed, finished_seeds, headline, techniques
 
-_MARKS = {True: "✓ holds", False: "✗ fails", None: "? unknown"}
-
 
 def readme(result: RunResult, job: Job, data: Mapping[str, DataRecord], listed: Sequence[PackagedFile]) -> str:
     """The text, for a result that is already portable; `listed` are the package's other files."""
@@ -99,7 +97,7 @@ def _comparison(claim: Claim, job: Job) -> Iterator[str]:
 
 
 def _conditions(claim: Claim) -> Iterator[str]:
-    rows = [[_MARKS[c.holds], c.name, c.detail.replace("|", "/")] for c in claim.conditions]
+    rows = [[c.mark, c.name, c.detail.replace("|", "/")] for c in claim.conditions]
     yield _table(["", "condition", "evidence"], rows, text_columns=3)
     if claim.notes:
         yield "\n".join(f"- {note}" for note in claim.notes)

@@ -15,7 +15,6 @@ MAX_SEEDS = 25
 REPORT = "report.html"
 """Name of the report in a run's folder, where one was written."""
 NO_FIGURE = "–"
-_MARKS = {True: "✓", False: "✗", None: "?"}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 
 
@@ -73,7 +72,7 @@ def _about(view: RunView) -> str:
 def _conditions(claim: Claim) -> str:
     if not claim.conditions:
         return ""
-    rows = [(_MARKS[c.holds], escaped(c.name), escaped(c.detail)) for c in claim.conditions]
+    rows = [(c.mark[0], escaped(c.name), escaped(c.detail)) for c in claim.conditions]
     return _table(("", "Condition", "Figures"), rows)
 
 
