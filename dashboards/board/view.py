@@ -303,8 +303,7 @@ def _condition(condition: Condition, state: RunState) -> tuple[str, str, str, st
     waits = state.status == "running" and state.verdict != "out of reach" and condition.name in OF_ALL_SEEDS
     if condition.holds is False and waits:
         return condition.name, "… not yet", UNKNOWN, condition.detail
-    marks = {True: ("✓ holds", "is-holds"), False: ("✗ fails", "is-fails"), None: ("? unknown", UNKNOWN)}
-    return condition.name, *marks[condition.holds], condition.detail
+    return condition.name, condition.mark, f"is-{condition.mark[2:]}", condition.detail
 
 
 def _charts(state: RunState, view: RunView) -> list[Figure]:

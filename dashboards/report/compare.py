@@ -10,26 +10,22 @@ from statistics import fmean
 
 from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
-from dashboards.report.page import Header, render
-from dashboards.report.sections.evidence import flat
-from dashboards.report.sections.parts import (
+from dashboards.report.evidence import flat
+from dashboards.report.page import (
     Block,
-    Cell,
-    Column,
+    Cells,
+    Header,
     Section,
     built,
-    figure,
     grid,
-    number,
     or_refused,
-    paragraph,
-    words,
+    render,
+    short_p,
 )
 from golf_core.evaluate.breakdown import Breakdown
 from golf_core.files import write_text
 from golf_core.results import SCORERS
 from orchestrator.claim.statistics import Paired, paired, summarize, welch
-from orchestrator.folder.results import Summary
 
 SMALL = 9
 CLAIMED = "mixture"
@@ -83,21 +79,20 @@ def _p(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def _scores(a: RunData, b: RunData) -> Section:
-    rows = []
+    rows: list[Cells] = []
     for scorer in SCORERS:
         one, other = _bpbs(a, scorer), _bpbs(b, scorer)
         if one and other:
             p = _p(one, other)
-            cells = [*_mean(summarize(one)), *_mean(summarize(other)), number(fmean(other) - fmean(one), 5)]
-            rows.append([words(scorer), *cells, words("–" if p is None else f"{p:.2g}")])
+            rows.append([scorer, *_mean(one), *_mean(other), (fmean(other) - fmean(one), 5), short_p(p)])
     columns = (
-        Column("score", False),
-        Column("first, mean BPB"),
-        Column("sd"),
-        Column("second, mean BPB"),
-        Column("sd"),
-        Column("second − first"),
-        Column("p, two-sided (Welch)"),
+        "score",
+        "#first, mean BPB",
+        "#sd",
+        "#second, mean BPB",
+        "#sd",
+        "#second − first",
+        "#p, two-sided (Welch)",
     )
     blocks: list[Block] = [grid("scores", "Scores over the seeds", columns, rows)]
     one, other = _bpbs(a, CLAIMED), _bpbs(b, CLAIMED)
@@ -107,12 +102,13 @@ def _scores(a: RunData, b: RunData) -> Section:
             Row("second", tuple(other), "s1", summarize(other).ci95, "95 % t interval of the mean"),
         ]
         means = (Rule(fmean(one), "mean of the first"),)
-        blocks.append(figure(dot_chart("compare-dots", "Each seed's BPB", drawn, "bits per byte, mixture", means)))
+        blocks.append(dot_chart("compare-dots", "Each seed's BPB", drawn, "bits per byte, mixture", means))
     return Section("scores-section", "Scores", "Each seed counts once; lower is better.", blocks)
 
 
-def _mean(summary: Summary) -> list[Cell]:
-    return [number(summary.mean, 5), number(summary.sd, 5)]
+def _mean(scores: Sequence[float]) -> Cells:
+    summary = summarize(scores)
+    return [(summary.mean, 5), (summary.sd, 5)]
 
 
 def _chunks(a: RunData, b: RunData) -> Section | None:
@@ -127,7 +123,7 @@ def _chunks(a: RunData, b: RunData) -> Section | None:
         lead = "The runs were scored on different texts, or in different chunks: their chunks cannot be paired."
         return Section("chunks", "Chunk by chunk", lead)
     blocks: list[Block] = []
-    rows = []
+    rows: list[Cells] = []
     for scorer in SCORERS:
         first, second = _nats(one, scorer), _nats(other, scorer)
         if first is None or second is None:
@@ -137,25 +133,16 @@ def _chunks(a: RunData, b: RunData) -> Section | None:
         if found is not None:
             rows.append(_row(scorer, found))
         if scorer == CLAIMED or (scorer == "neural" and _nats(one, CLAIMED) is None):
-            blocks.append(figure(_gap(scorer, first, second, tokens)))
-    columns = (
-        Column("score", False),
-        Column("second − first, nats a token"),
-        Column("95 % interval, low"),
-        Column("high"),
-        Column("chunks"),
-        Column("drawn together"),
-    )
+            blocks.append(_gap(scorer, first, second, tokens))
+    columns = ("score", "#second − first, nats a token", "#95 % interval, low", "#high", "#chunks", "#drawn together")
     if rows:
         blocks.insert(0, grid("paired", "Paired by chunk", columns, rows))
         blocks.append(
-            paragraph(
-                "The interval is over the text (moving-block bootstrap over chunks) for these very seeds; that over "
-                "seeds is the test above. A difference that is real on this text may still be the luck of the seeds."
-            )
+            "The interval is over the text (moving-block bootstrap over chunks) for these very seeds; that over "
+            "seeds is the test above. A difference that is real on this text may still be the luck of the seeds."
         )
     else:
-        blocks.append(paragraph("There are too few chunks for an interval."))
+        blocks.append("There are too few chunks for an interval.")
     lead = f"The same {one[0].tokens:,} tokens in the same {len(one[0].chunks):,} chunks; means over each run's seeds."
     return Section("chunks", "Chunk by chunk", lead, blocks)
 
@@ -167,9 +154,8 @@ def _nats(found: Sequence[Breakdown], scorer: str) -> list[float] | None:
     return [fmean(x.chunks[i].nats[scorer] for x in found) for i in range(len(found[0].chunks))]
 
 
-def _row(scorer: str, found: Paired) -> list[Cell]:
-    figures = [number(value, 6) for value in (found.mean, found.low, found.high)]
-    return [words(scorer), *figures, number(found.pairs, 0), number(found.block, 0)]
+def _row(scorer: str, found: Paired) -> Cells:
+    return [scorer, (found.mean, 6), (found.low, 6), (found.high, 6), (found.pairs, 0), (found.block, 0)]
 
 
 def _gap(scorer: str, first: Sequence[float], second: Sequence[float], tokens: Sequence[int]) -> Figure:
@@ -196,30 +182,22 @@ def _gap(scorer: str, first: Sequence[float], second: Sequence[float], tokens: S
 
 
 def _budgets(a: RunData, b: RunData) -> Section:
-    rows = []
+    rows: list[Cells] = []
     for name, run in (("first", a), ("second", b)):
         for s in run.seeds:
             t, e, v = s.result.train, s.result.export, s.result.evaluate
             rows.append(
                 [
-                    words(f"{name}, {s.label}"),
-                    words(s.result.status),
-                    number(t.steps if t else None, 0),
-                    number(t.ms_per_step if t else None, 1),
-                    number(t.train_seconds if t else None, 1),
-                    number(v.seconds if v else None, 1),
-                    number(e.total_bytes if e else None, 0),
+                    f"{name}, {s.label}",
+                    s.result.status,
+                    (t.steps if t else None, 0),
+                    (t.ms_per_step if t else None, 1),
+                    (t.train_seconds if t else None, 1),
+                    (v.seconds if v else None, 1),
+                    (e.total_bytes if e else None, 0),
                 ]
             )
-    columns = (
-        Column("run and seed", False),
-        Column("status", False),
-        Column("steps"),
-        Column("ms/step"),
-        Column("train s"),
-        Column("eval s"),
-        Column("bytes"),
-    )
+    columns = ("run and seed", "status", "#steps", "#ms/step", "#train s", "#eval s", "#bytes")
     return Section(
         "compare-budgets", "Time and bytes", "What each seed used.", [grid("budgets-table", "Budgets", columns, rows)]
     )
@@ -228,20 +206,15 @@ def _budgets(a: RunData, b: RunData) -> Section:
 def _differences(a: RunData, b: RunData) -> Section:
     one, other = dict(flat(a.job.to_dict())), dict(flat(b.job.to_dict()))
     names = [n for n in dict.fromkeys([*one, *other]) if one.get(n) != other.get(n)]
-    rows = [[words(n), words(str(one.get(n, "–"))), words(str(other.get(n, "–")))] for n in names]
+    rows: list[Cells] = [[n, str(one.get(n, "–")), str(other.get(n, "–"))] for n in names]
     where = a.result.provenance, b.result.provenance
     keys = [k for k in dict.fromkeys([*where[0], *where[1]]) if where[0].get(k) != where[1].get(k)]
-    rows += [[words(k), words(where[0].get(k, "–")), words(where[1].get(k, "–"))] for k in keys]
-    columns = (Column("field", False), Column("first", False), Column("second", False))
+    rows += [[k, where[0].get(k, "–"), where[1].get(k, "–")] for k in keys]
+    columns = ("field", "first", "second")
     lead = "Fields of the two jobs and of where they ran that are not the same." if rows else "The jobs are the same."
     return Section(
         "differences", "What differs", lead, [grid("differences-table", "Differences", columns, rows)] if rows else []
     )
 
 
-SECTIONS = {
-    "Scores": _scores,
-    "Chunk by chunk": _chunks,
-    "Time and bytes": _budgets,
-    "What differs": _differences,
-}
+SECTIONS = {"Scores": _scores, "Chunk by chunk": _chunks, "Time and bytes": _budgets, "What differs": _differences}

@@ -1,19 +1,144 @@
-"""Sections as one HTML file."""
+"""What a page is made of (sections of words, tables, pictures), and the page as one HTML file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from markupsafe import Markup
 
 from dashboards.assets import base_css
-from dashboards.report.sections.parts import Section
+from dashboards.charts import Figure
+from golf_core.errors import ConfigError
 
 FILES = "dashboards.report"
+
+SEED_COLOURS = 6
+MADE_UP = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
+"""What a figure that was never measured can raise: a time that no clock shows, a number without end."""
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what is shown, and the exact figure behind it."""
+
+    text: str
+    value: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Title of a column; numbers are set to the right."""
+
+    title: str
+    number: bool = True
+    note: str = ""
+    """Said when the title is pointed at."""
+
+
+Shown: TypeAlias = "str | Cell | tuple[float | None, int]"
+"""A cell as sections write it: a text, or a figure (a dash where there is none) and how many decimals it has."""
+Cells: TypeAlias = "list[Shown]"
+"""A row."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. The first cell of a row is its heading; `foot` rows are set apart."""
+
+    ident: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Sequence[Cell]]
+    foot: Sequence[Sequence[Cell]] = ()
+
+
+@dataclass(frozen=True)
+class Code:
+    """Commands, a line each."""
+
+    lines: tuple[str, ...]
+
+
+Block: TypeAlias = "str | Grid | Figure | Markup | Code"
+"""A piece of a section: a paragraph, a table, a picture, markup that is safe already, commands."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    ident: str
+    title: str
+    lead: str
+    blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def kind_of(block: Block) -> str:
+    """Which kind of block it is, for the template."""
+    return type(block).__name__
+
+
+def built(title: str, build: Callable[[], Section | None]) -> Section | None:
+    """What `build` makes. Where a file holds figures that no reader foresaw, a section says so in its place."""
+    try:
+        return build()
+    except MADE_UP as error:
+        ident = f"unreadable-{title.lower().replace(' ', '-')}"
+        return Section(ident, title, f"Not shown: its figures cannot be read ({type(error).__name__}).")
+
+
+def or_refused(folder: Path, read: Callable[[], Made]) -> Made:
+    """What `read` returns; a `ConfigError` for figures of the run in `folder` without which there is no page."""
+    try:
+        return read()
+    except MADE_UP as error:
+        raise ConfigError(
+            f"{folder}: holds figures that cannot be shown ({type(error).__name__}: {error}); "
+            f"make its results anew from its ledger with: golf rebuild {folder}"
+        ) from error
+
+
+def grid(
+    ident: str,
+    caption: str,
+    columns: Sequence[str | Column],
+    rows: Sequence[Sequence[Shown]],
+    foot: Sequence[Sequence[Shown]] = (),
+) -> Grid:
+    """A table; a column that is given as a text is one of words, and one of numbers where that begins with `#`."""
+    titles = [c if isinstance(c, Column) else Column(c.removeprefix("#"), c.startswith("#")) for c in columns]
+    cells, below = ([[_cell(shown) for shown in row] for row in each] for each in (rows, foot))
+    return Grid(ident, caption, tuple(titles), cells, below)
+
+
+def _cell(shown: Shown) -> Cell:
+    if isinstance(shown, Cell):
+        return shown
+    if isinstance(shown, str):
+        return Cell(shown)
+    value, digits = shown
+    if value is None or not math.isfinite(value):
+        return Cell("–")
+    return Cell(f"{value:,.{digits}f}", float(value))
+
+
+def short_p(p: float | None) -> str:
+    """A test's p, or a dash where it has none."""
+    return "–" if p is None else f"{p:.2g}"
+
+
+def seed_colour(index: int) -> str:
+    """Class of colour of the seed at `index`."""
+    return f"s{index % SEED_COLOURS}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +168,7 @@ def render(header: Header, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["kind"] = kind_of
     script, style = _text("page.js"), base_css() + _text("page.css")
     return environment.get_template("page.html.j2").render(
         header=header,

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from dashboards.report.budgets import budgets
+from dashboards.report.curves import evaluation, system, training
 from dashboards.report.data import RunData, read_run
-from dashboards.report.page import Header, render
-from dashboards.report.sections.budgets import budgets
-from dashboards.report.sections.evaluation import evaluation
-from dashboards.report.sections.evidence import audit, provenance, reproduce
-from dashboards.report.sections.losses import losses
-from dashboards.report.sections.parts import Section, built, or_refused
-from dashboards.report.sections.training import system, training
-from dashboards.report.sections.verdict import against_baseline, reasons, seeds
+from dashboards.report.evidence import audit, provenance, reproduce
+from dashboards.report.losses import losses
+from dashboards.report.page import Header, Section, built, or_refused, render
+from dashboards.report.verdict import against_baseline, reasons, seeds
 from golf_core.files import write_text
 from golf_core.log_text import duration
 

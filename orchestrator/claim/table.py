@@ -50,14 +50,14 @@ class _Mark:
     """✓, ✗ or ? with its word, or the word alone where the terminal knows only ASCII."""
 
     def __init__(self, condition: Condition) -> None:
-        self.mark, self.word = condition.mark
+        self.mark = condition.mark
         self.style = {True: "green", False: "bold red", None: "yellow"}[condition.holds]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(self.word if options.ascii_only else f"{self.mark} {self.word}", self.style)
+        yield Text(self.mark[2:] if options.ascii_only else self.mark, self.style)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(len(self.word) + 2, len(self.word) + 2)
+        return Measurement(len(self.mark), len(self.mark))
 
 
 def _scores(result: RunResult) -> Table:

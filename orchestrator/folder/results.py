@@ -93,9 +93,9 @@ class Condition:
     """The figures."""
 
     @property
-    def mark(self) -> tuple[str, str]:
-        """A sign and its word, so that nothing depends on a colour or a font."""
-        return {True: ("✓", "holds"), False: ("✗", "fails"), None: ("?", "unknown")}[self.holds]
+    def mark(self) -> str:
+        """Whether it holds, in a sign and a word."""
+        return {True: "✓ holds", False: "✗ fails", None: "? unknown"}[self.holds]
 
 
 @dataclass(frozen=True)

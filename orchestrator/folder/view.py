@@ -308,8 +308,8 @@ def _attempts(folder: Path, entries: Sequence[Entry]) -> tuple[AttemptView, ...]
             texts = {name: _text(entry.fields.get(name)) for name in ("status", "failure", "stage", "error")}
             ended: dict[str, Any] = {"ended": entry.time, **texts}
             found[key] = replace(found[key], **ended)
-        elif entry.kind == "stage_finished" and entry.fields.get("stage") in STAGES:
-            found[key] = replace(found[key], stages=(*found[key].stages, entry.fields["stage"]))
+        elif entry.kind == "stage_finished" and (stage := _text(entry.fields.get("stage"))) in STAGES:
+            found[key] = replace(found[key], stages=(*found[key].stages, stage))
     return tuple(
         attempt if attempt.number == newest[attempt.seed] else _superseded(attempt) for attempt in found.values()
     )

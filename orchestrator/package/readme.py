@@ -75,7 +75,7 @@ def _comparison(claim: Claim, job: Job) -> Iterator[str]:
 
 
 def _conditions(claim: Claim) -> Iterator[str]:
-    rows = [[" ".join(c.mark), c.name, c.detail.replace("|", "/")] for c in claim.conditions]
+    rows = [[c.mark, c.name, c.detail.replace("|", "/")] for c in claim.conditions]
     yield markdown_table(["", "condition", "evidence"], rows, 3)
     if claim.notes:
         yield "\n".join(f"- {note}" for note in claim.notes)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards.charts import Bar, Figure, Line, Part, Row, Rule, Table, area_chart, bar_chart, dot_chart, line_chart
-from dashboards.charts.lines import thinned
-from dashboards.charts.scale import Scale, bounds, even_ticks, log_ticks, shown
+from dashboards.charts.curves import thinned
+from dashboards.charts.paper import Scale, bounds, even_ticks, log_ticks, shown
 from golf_core.strict_json import printable
 
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)

@@ -9,22 +9,14 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from dashboards.charts import Figure, Legend, Table
-from dashboards.charts.frame import frame, line, svg
-from dashboards.charts.scale import bounds
+from dashboards.charts.paper import bounds, frame, line, svg
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.sections.parts import (
-    Block,
-    Column,
-    Section,
-    code,
-    figure,
-    grid,
-    number,
-    paragraph,
-    words,
-)
+from dashboards.report.page import Block, Cell, Cells, Code, Section, grid
 from golf_core.audit.report import KraftSum
 
+KINDS = {"holds": "is-holds", "violated": "is-fails"}
+MOST_FILES = 200
+"""Files of data that are listed with their checksums."""
 NAMED = {"git_commit": "commit", "git_dirty": "changed since", "job_sha256": "job (SHA-256)"}
 
 
@@ -36,32 +28,31 @@ def audit(run: RunData) -> Section | None:
     blocks: list[Block] = []
     measured = [(s, k) for s in evaluated if s.result.evaluate and (k := s.result.evaluate.kraft)]
     if measured:
-        rows = [
+        rows: list[Cells] = [
             [
-                words(str(s.result.seed)),
-                number(k.positions, 0),
-                words(f"{k.neural_max_error:.1e}"),
-                words(f"{k.mixture_max_error:.1e}"),
-                number(k.published_mean_sum, 4),
-                words(f"{k.published_formula_max_error:.1e}"),
+                str(s.result.seed),
+                (k.positions, 0),
+                f"{k.neural_max_error:.1e}",
+                f"{k.mixture_max_error:.1e}",
+                (k.published_mean_sum, 4),
+                f"{k.published_formula_max_error:.1e}",
             ]
             for s, k in measured
         ]
         columns = (
-            Column("seed"),
-            Column("positions"),
-            Column("model: largest |sum − 1|"),
-            Column("mixture: largest |sum − 1|"),
-            Column("published: mean sum"),
-            Column("its formula off by"),
+            "#seed",
+            "#positions",
+            "#model: largest |sum − 1|",
+            "#mixture: largest |sum − 1|",
+            "#published: mean sum",
+            "#its formula off by",
         )
         blocks.append(grid("kraft", "Sums over the vocabulary, measured while scoring", columns, rows))
     audited = [s for s in evaluated if s.audit is not None]
     if audited:
-        blocks.append(figure(_sums(audited)))
-        blocks.append(_conditions(audited))
+        blocks += [_sums(audited), _conditions(audited)]
     else:
-        blocks.append(paragraph("The evaluation was not audited from outside."))
+        blocks.append("The evaluation was not audited from outside.")
     lead = (
         "A code's probabilities sum to at most 1 over the vocabulary at every position (Kraft). The evaluation "
         "measures it while it scores; the audit runs the evaluation again as a black box, and tries every token."
@@ -98,25 +89,21 @@ def _sums(audited: Sequence[SeedData]) -> Figure:
 
 
 def _conditions(audited: Sequence[SeedData]) -> Block:
-    rows = [
+    rows: list[Cells] = [
         [
-            words(str(s.result.seed)),
-            words(c.name),
-            words(c.score or "all"),
-            words(c.verdict, _kind(c.verdict)),
-            words(c.summary),
+            str(s.result.seed),
+            c.name,
+            c.score or "all",
+            Cell(c.verdict, None, KINDS.get(c.verdict, "is-unknown")),
+            c.summary,
         ]
         for s in audited
         if s.audit
         for c in s.audit.conditions
         if c.verdict != "not measured"
     ]
-    columns = (Column("seed"), *(Column(t, False) for t in ("condition", "score", "verdict", "what was found")))
+    columns = ("#seed", "condition", "score", "verdict", "what was found")
     return grid("audit-conditions", "What the audit found", columns, rows)
-
-
-def _kind(verdict: str) -> str:
-    return {"holds": "is-holds", "violated": "is-fails"}.get(verdict, "is-unknown")
 
 
 def provenance(run: RunData) -> Section:
@@ -129,22 +116,19 @@ def provenance(run: RunData) -> Section:
     )
     facts += [("started", started), ("ended", finished)]
     facts += [(f"{s.label} on", s.result.node) for s in run.seeds if s.result.node]
-    rows = [[words(name), words(value)] for name, value in facts]
-    blocks: list[Block] = [
-        grid("provenance-table", "Where it comes from", (Column("what", False), Column("", False)), rows)
-    ]
+    rows: list[Cells] = [[name, value] for name, value in facts]
+    blocks: list[Block] = [grid("provenance-table", "Where it comes from", ("what", ""), rows)]
     data = next((s.data for s in run.seeds if s.data is not None), None)
     if data is not None:
-        files = [
-            [words("train"), number(data.train_tokens, 0), words("")],
-            [words("validation"), number(data.val_tokens, 0), words("")],
-            [words("tokenizer"), words(""), words(data.tokenizer_sha256)],
-            *([words(name), words(""), words(digest)] for name, digest in list(data.checksums.items())[:200]),
+        files: list[Cells] = [
+            ["train", (data.train_tokens, 0), ""],
+            ["validation", (data.val_tokens, 0), ""],
+            ["tokenizer", "", data.tokenizer_sha256],
         ]
-        columns = (Column("data", False), Column("tokens"), Column("SHA-256", False))
-        blocks.append(grid("data-table", "Data", columns, files))
-    job = [[words(name), words(str(value))] for name, value in flat(run.job.to_dict())]
-    blocks.append(grid("job-table", "Job, resolved", (Column("field", False), Column("value", False)), job))
+        files += [[name, "", digest] for name, digest in list(data.checksums.items())[:MOST_FILES]]
+        blocks.append(grid("data-table", "Data", ("data", "#tokens", "SHA-256"), files))
+    job: list[Cells] = [[name, str(value)] for name, value in flat(run.job.to_dict())]
+    blocks.append(grid("job-table", "Job, resolved", ("field", "value"), job))
     return Section("provenance", "Provenance", f"Run {result.run_id} of job {result.name}.", blocks)
 
 
@@ -171,4 +155,4 @@ def reproduce(run: RunData) -> Section:
         f"golf audit {folder}             # the evaluation as a black box, as closely as you like",
     ]
     lead = "On a machine that has the data: the same seed on as many ranks gives the same figures."
-    return Section("reproduce", "How to reproduce", lead, [code("\n".join(lines))])
+    return Section("reproduce", "How to reproduce", lead, [Code(tuple(lines))])

@@ -6,19 +6,7 @@ import math
 
 from dashboards.charts import Figure, Legend, Row, Rule, dot_chart
 from dashboards.report.data import RunData
-from dashboards.report.sections.parts import (
-    Block,
-    Cell,
-    Column,
-    Section,
-    figure,
-    grid,
-    mark,
-    number,
-    paragraph,
-    seed_colour,
-    words,
-)
+from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, seed_colour, short_p
 from orchestrator.claim.columns import columns_in, summary_of
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
 
@@ -26,11 +14,11 @@ from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summar
 def reasons(run: RunData) -> Section:
     """The conditions of a claim."""
     claim = run.result.claim
-    rows = [[words(c.name), mark(c), words(c.detail)] for c in claim.conditions]
-    columns = (Column("condition", False), Column("", False), Column("figures", False))
+    rows: list[Cells] = [[c.name, Cell(c.mark, None, f"is-{c.mark[2:]}"), c.detail] for c in claim.conditions]
+    columns = ("condition", "", "figures")
     blocks: list[Block] = [grid("conditions", "Conditions of a claim", columns, rows)]
-    blocks += [paragraph(f"Note: {note}") for note in claim.notes]
-    blocks += [paragraph(f"Not shown in this report: {sentence}") for sentence in run.missing]
+    blocks += [f"Note: {note}" for note in claim.notes]
+    blocks += [f"Not shown in this report: {sentence}" for sentence in run.missing]
     holding = sum(condition.holds is True for condition in claim.conditions)
     return Section("reasons", "Reasons", f"{holding} of {len(claim.conditions)} conditions of a claim hold.", blocks)
 
@@ -38,33 +26,26 @@ def reasons(run: RunData) -> Section:
 def seeds(run: RunData) -> Section:
     """A row for each seed, and their means."""
     results, shown = run.result.seeds, columns_in("report")
-    rows = []
+    rows: list[Cells] = []
     for seed in results:
-        status = words(seed.status, "is-fails" if seed.status == "failed" else "")
-        rows.append([words(str(seed.seed)), status, *(number(c.of(seed), c.digits) for c in shown)])
+        status = Cell(seed.status, None, "is-fails" if seed.status == "failed" else "")
+        rows.append([str(seed.seed), status, *((column.of(seed), column.digits) for column in shown)])
     done = [seed for seed in results if seed.status == "finished"]
-    summaries = [(c, summary_of(c, results)) for c in shown]
-    means = [number(s.mean if s else None, c.digits) for c, s in summaries]
-    spreads = [number(s.sd if s else None, c.digits) if c.is_score else Cell("") for c, s in summaries]
-    foot = [
-        [words("mean"), words(f"{len(done)} of {len(results)}"), *means],
-        [words("sd"), words(""), *spreads],
+    summaries = [(column, summary_of(column, results)) for column in shown]
+    means: Cells = [(s.mean if s else None, column.digits) for column, s in summaries]
+    spreads: Cells = [(s.sd if s else None, column.digits) if column.is_score else "" for column, s in summaries]
+    foot: list[Cells] = [["mean", f"{len(done)} of {len(results)}", *means], ["sd", "", *spreads]]
+    columns = [Column("seed"), Column("status", False), *(Column(c.title, True, c.meaning) for c in shown)]
+    blocks: list[Block] = [grid("seeds-table", "Figures of each seed", columns, rows, foot)]
+    blocks += [f"Seed {s.seed} failed: {s.error}" for s in results if s.status == "failed"]
+    blocks += [
+        f"Seed {seed.seed}, attempt {i} did not end well ({attempt.stage}, {attempt.kind}): {attempt.error}"
+        for seed in results
+        for i, attempt in enumerate(seed.attempts, start=1)
     ]
-    columns = (Column("seed"), Column("status", False), *(Column(c.title, True, c.meaning) for c in shown))
-    blocks = [grid("seeds-table", "Figures of each seed", columns, rows, foot)]
-    blocks += [paragraph(f"Seed {s.seed} failed: {s.error}") for s in results if s.status == "failed"]
-    for seed in results:
-        for i, attempt in enumerate(seed.attempts, start=1):
-            blocks.append(
-                paragraph(
-                    f"Seed {seed.seed}, attempt {i} did not end well ({attempt.stage}, {attempt.kind}): {attempt.error}"
-                )
-            )
     blocks.append(
-        paragraph(
-            "* Not a code length: one of its experts is no probability distribution, and it sums to e^(ln Z) instead "
-            "of 1. It is given for comparison with the published figure, and no claim uses it."
-        )
+        "* Not a code length: one of its experts is no probability distribution, and it sums to e^(ln Z) instead "
+        "of 1. It is given for comparison with the published figure, and no claim uses it."
     )
     return Section("seeds", "Seeds", "Bits per byte (BPB): lower is better.", blocks)
 
@@ -94,30 +75,15 @@ def against_baseline(run: RunData) -> Section | None:
         rules,
         f"Baseline: {baseline.name}. A claim must lie left of the margin.",
     )
-    blocks = [figure(scores)]
+    blocks: list[Block] = [scores]
     bound = gain_bound(baseline, run.result.seeds, 1 - ALPHA)
     gain = mean - mixture.mean
     if bound is not None:
-        blocks.append(figure(_gain(gain, bound, margin)))
-    tests = [
-        [
-            words(t.name),
-            words(t.null),
-            number(t.statistic, 2),
-            number(t.df, 2),
-            words("–" if t.p is None else f"{t.p:.2g}"),
-        ]
-        for t in claim.tests
-    ]
-    columns = (
-        Column("one-sided test", False),
-        Column("null hypothesis: the mixture is", False),
-        Column("t"),
-        Column("df"),
-        Column("p"),
-    )
+        blocks.append(_gain(gain, bound, margin))
+    tests: list[Cells] = [[t.name, t.null, (t.statistic, 2), (t.df, 2), short_p(t.p)] for t in claim.tests]
+    columns = ("one-sided test", "null hypothesis: the mixture is", "#t", "#df", "#p")
     blocks.append(grid("tests", "The tests", columns, tests))
-    blocks += [paragraph(f"{t.name}: no p, {t.note}.") for t in claim.tests if t.note]
+    blocks += [f"{t.name}: no p, {t.note}." for t in claim.tests if t.note]
     lead = (
         f"The mean is {abs(gain):.5f} BPB {'below' if gain > 0 else 'above'} the baseline; the margin of "
         f"{MARGIN_NATS:g} nats a token is {margin:.5f} BPB of this text."

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dashboards.charts import Figure, Line, Table, line_chart
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.sections.parts import Block, Section, figure, html, paragraph, seed_colour
+from dashboards.report.page import Block, Section, seed_colour
 from golf_core.evaluate.breakdown import Breakdown, Excerpt, Group
 from golf_core.results import SCORERS
 from golf_core.strict_json import printable
@@ -35,8 +35,8 @@ def losses(run: RunData) -> Section | None:
         ),
         ("by-document", "By length of the document", "bytes of the document", lambda b: b.by_document),
     )
-    blocks: list[Block] = [figure(_groups(found, *view)) for view in views]
-    blocks += [figure(_gain_by_chunk(known))]
+    blocks: list[Block] = [_groups(found, *view) for view in views]
+    blocks += [_gain_by_chunk(known)]
     blocks += _excerpts(known[0])
     lead = "Means over the seeds, by groups of tokens: what a group's tokens cost, in bits a token."
     return Section("losses", "Where the losses lie", lead, blocks)
@@ -88,12 +88,12 @@ def _excerpts(seed: SeedData) -> list[Block]:
     for kind, title in (("wins", "Where the mixture wins most"), ("loses", "Where it loses most")):
         chosen = [e for e in seed.breakdown.excerpts if e.kind == kind]
         if chosen:
-            blocks.append(html(Markup("<h3>{}</h3>").format(f"{title}, {seed.label}")))
-            blocks += [html(_excerpt(e)) for e in chosen]
+            blocks.append(Markup("<h3>{}</h3>").format(f"{title}, {seed.label}"))
+            blocks += [_excerpt(e) for e in chosen]
     if blocks:
         blocks.insert(
             0,
-            paragraph(
+            (
                 "Excerpts: a token is shaded green where the mixture needs fewer bits than the model alone, red where "
                 "it needs more; point at it for the figures."
             ),

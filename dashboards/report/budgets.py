@@ -5,23 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from dashboards.charts import Bar, Figure, Legend, Part, Table, bar_chart
-from dashboards.charts.frame import WIDTH, line, rect, svg, text
-from dashboards.charts.scale import Scale, shown
+from dashboards.charts.paper import WIDTH, Scale, rect, svg, text, upright_grid
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.sections.parts import Block, Section, figure
+from dashboards.report.page import Block, Section
 from golf_core.results import EvalResult
 
-PHASE_COLOURS = {
-    "warmup": "a7",
-    "train": "a0",
-    "export": "a2",
-    "evaluate": "a1",
-    "breakdown": "a6",
-    "audit": "a3",
-}
+PHASE_COLOURS = {"warmup": "a7", "train": "a0", "export": "a2", "evaluate": "a1", "breakdown": "a6", "audit": "a3"}
 EVALUATION_COLOURS = {"loading": "a6", "scoring": "a1", "mixing": "a2", "adaptation": "a0"}
 GROUP_COLOURS = ("a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7")
 ROW = 26
@@ -34,20 +24,20 @@ def budgets(run: RunData) -> Section | None:
     trained = [(s, t) for s in run.seeds if (t := s.result.train) is not None]
     if trained:
         bars = [Bar(s.label, (Part("training clock", t.train_seconds, "a0"),)) for s, t in trained]
-        blocks.append(figure(bar_chart("train-budget", "Training clock", bars, "s", limits.train_seconds)))
+        blocks.append(bar_chart("train-budget", "Training clock", bars, "s", limits.train_seconds))
     evaluated = [(s, v) for s in run.seeds if (v := s.result.evaluate) is not None]
     if evaluated:
         bars = [Bar(s.label, _evaluation(v)) for s, v in evaluated]
         caption = "By phase, of rank 0." if any(v.seconds_by_phase for _, v in evaluated) else ""
-        blocks.append(figure(bar_chart("eval-budget", "Evaluation", bars, "s", limits.eval_seconds, caption)))
+        blocks.append(bar_chart("eval-budget", "Evaluation", bars, "s", limits.eval_seconds, caption))
     exported = [s for s in run.seeds if s.result.export is not None]
     if exported:
         bars = [Bar(s.label, _bytes(s)) for s in exported]
         caption = "; ".join(sorted({f"{s.label}: {s.result.export.summary}" for s in exported if s.result.export}))
         chart = bar_chart("bytes-budget", "Artifact", bars, "bytes", limits.artifact_bytes, caption, digits=0)
-        blocks.append(figure(chart))
+        blocks.append(chart)
     if any(s.spans for s in run.seeds):
-        blocks.append(figure(_timeline(run.seeds)))
+        blocks.append(_timeline(run.seeds))
     if not blocks:
         return None
     lead = (
@@ -83,9 +73,7 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
     left, height = 116, 16 + ROW * len(drawn) + 46
     x = Scale(0.0, max((end - begin) / 60, 1e-6), left, WIDTH - 20)
     bottom = height - 46
-    parts: list[Markup] = []
-    for value in x.ticks(6):
-        parts += [line(x(value), 8, x(value), bottom, "grid"), text(x(value), bottom + 18, shown(value), "tick middle")]
+    parts = upright_grid(x, 8, bottom)
     rows = []
     for number, seed in enumerate(drawn):
         top = 12 + ROW * number

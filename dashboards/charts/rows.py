@@ -1,4 +1,4 @@
-"""Dots and intervals on one axis: what a test sees."""
+"""Rows on one axis: bars of parts against a limit, dots with intervals as a test sees them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,85 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from dashboards.charts.curves import Rule
 from dashboards.charts.figure import Figure, Legend, Table
-from dashboards.charts.frame import WIDTH, line, svg, text
-from dashboards.charts.lines import Rule
-from dashboards.charts.scale import Scale, bounds, shown
+from dashboards.charts.paper import WIDTH, Scale, bounds, line, rect, svg, text, upright_grid
 
-ROW, LEFT, RIGHT, HEAD, FOOT = 34, 150, 24, 44, 48
+ROW = 34
+LEFT, RIGHT, FOOT, BAR = 116, 20, 46, 20
+"""Of charts of bars; BAR is a bar's height."""
+DOTS_LEFT, DOTS_RIGHT, DOTS_FOOT, HEAD = 150, 24, 48, 44
 WORDS = 130
 """Room for the words beside a line."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a bar."""
+
+    name: str
+    value: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row: its pieces from left to right."""
+
+    label: str
+    parts: tuple[Part, ...]
+
+    @property
+    def total(self) -> float:
+        """All pieces together."""
+        return sum(part.value for part in self.parts)
+
+
+def bar_chart(
+    ident: str,
+    title: str,
+    bars: Sequence[Bar],
+    unit: str,
+    limit: float | None = None,
+    caption: str = "",
+    digits: int = 1,
+) -> Figure:
+    """One bar a row; with a `limit`, a line at it."""
+    height = 12 + ROW * len(bars) + FOOT
+    longest = max([bar.total for bar in bars] + ([limit] if limit else []), default=1.0) or 1.0
+    x = Scale(0.0, longest * 1.04, LEFT, WIDTH - RIGHT)
+    bottom = height - FOOT
+    parts = upright_grid(x, 8, bottom)
+    for number, bar in enumerate(bars):
+        top = 12 + ROW * number
+        parts.append(text(LEFT - 8, top + BAR / 2 + 5, bar.label, "tick end"))
+        begin = 0.0
+        for part in bar.parts:
+            tip = f"{bar.label}, {part.name}: {part.value:,.{digits}f} {unit}"
+            parts.append(rect(x(begin), top, x(begin + part.value) - x(begin), BAR, f"bar {part.colour}", tip))
+            begin += part.value
+        words = f"{bar.total:,.{digits}f}"
+        inside = x(bar.total) > WIDTH - 130
+        kind, at = ("inside end", x(bar.total) - 6) if inside else ("value", x(bar.total) + 6)
+        parts.append(text(at, top + BAR / 2 + 5, words, kind))
+    if limit is not None:
+        parts.append(line(x(limit), 4, x(limit), bottom, "limit"))
+    parts.append(text((LEFT + WIDTH) / 2, height - 8, unit, "label middle"))
+    rows = [[bar.label, part.name, part.value] for bar in bars for part in bar.parts]
+    said = "; ".join(f"{bar.label}: {bar.total:,.{digits}f} {unit}" for bar in bars)
+    said += f". The limit is {limit:,.{digits}f} {unit}." if limit is not None else "."
+    names: dict[str, str] = {part.name: part.colour for bar in bars for part in bar.parts}
+    legend = [Legend(name, colour) for name, colour in names.items()] if len(names) > 1 else []
+    if limit is not None:
+        legend.append(Legend(f"limit {limit:,.0f} {unit}", "limit"))
+    return Figure(
+        ident,
+        title,
+        caption,
+        svg(ident, title, said, parts, height=height),
+        Table(("row", "part", unit), rows),
+        tuple(legend),
+    )
 
 
 @dataclass(frozen=True)
@@ -43,20 +114,18 @@ def dot_chart(
     """Rows of dots with intervals; `rules` are upright lines that all rows are compared with."""
     values = [v for row in rows for v in (*row.dots, *(row.interval or ())) if math.isfinite(v)]
     values += [rule.value for rule in rules]
-    height = HEAD + ROW * len(rows) + FOOT
-    x = Scale(*bounds(values, pad=0.08), LEFT, WIDTH - RIGHT)
-    bottom = height - FOOT
-    parts = [line(x.begin, bottom, x.end, bottom, "axis")]
-    for value in x.ticks(6):
-        parts += [
-            line(x(value), HEAD - 6, x(value), bottom, "grid"),
-            text(x(value), bottom + 18, shown(value), "tick middle"),
-        ]
-    parts += _rules(x, rules, bottom)
+    height = HEAD + ROW * len(rows) + DOTS_FOOT
+    x = Scale(*bounds(values, pad=0.08), DOTS_LEFT, WIDTH - DOTS_RIGHT)
+    bottom = height - DOTS_FOOT
+    parts = [
+        line(x.begin, bottom, x.end, bottom, "axis"),
+        *upright_grid(x, HEAD - 6, bottom),
+        *_rules(x, rules, bottom),
+    ]
     table = []
     for number, row in enumerate(rows):
         at = HEAD + ROW * number + ROW / 2
-        parts.append(text(LEFT - 10, at + 5, row.label, "tick end"))
+        parts.append(text(DOTS_LEFT - 10, at + 5, row.label, "tick end"))
         if row.interval is not None:
             parts += _interval(x, at, row, digits)
         for value in row.dots:
