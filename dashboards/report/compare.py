@@ -11,7 +11,6 @@ from statistics import fmean
 from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
 from dashboards.report.page import Header, render
-from dashboards.report.sections.evidence import flat
 from dashboards.report.sections.parts import (
     SCORERS,
     Block,
@@ -27,6 +26,7 @@ from dashboards.report.sections.parts import (
     words,
 )
 from golf_core.breakdown import Breakdown
+from golf_core.config import leaves
 from golf_core.files import write_text
 from orchestrator.claim.statistics import Paired, paired, summarize, welch
 from orchestrator.folder.results import Summary
@@ -226,7 +226,7 @@ def _budgets(a: RunData, b: RunData) -> Section:
 
 
 def _differences(a: RunData, b: RunData) -> Section:
-    one, other = dict(flat(a.job.to_dict())), dict(flat(b.job.to_dict()))
+    one, other = dict(leaves(a.job.to_dict())), dict(leaves(b.job.to_dict()))
     names = [n for n in dict.fromkeys([*one, *other]) if one.get(n) != other.get(n)]
     rows = [[words(n), words(str(one.get(n, "–"))), words(str(other.get(n, "–")))] for n in names]
     where = a.result.provenance, b.result.provenance

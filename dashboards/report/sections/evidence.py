@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -24,6 +24,7 @@ from dashboards.report.sections.parts import (
     words,
 )
 from golf_core.audit.report import KraftSum
+from golf_core.config import leaves
 
 NAMED = {"git_commit": "commit", "git_dirty": "changed since", "job_sha256": "job (SHA-256)"}
 
@@ -143,20 +144,9 @@ def provenance(run: RunData) -> Section:
         ]
         columns = (Column("data", False), Column("tokens"), Column("SHA-256", False))
         blocks.append(grid("data-table", "Data", columns, files))
-    job = [[words(name), words(str(value))] for name, value in flat(run.job.to_dict())]
+    job = [[words(name), words(str(value))] for name, value in leaves(run.job.to_dict())]
     blocks.append(grid("job-table", "Job, resolved", (Column("field", False), Column("value", False)), job))
     return Section("provenance", "Provenance", f"Run {result.run_id} of job {result.name}.", blocks)
-
-
-def flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested mappings as dotted names and values, in order."""
-    rows: list[tuple[str, object]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, value))
-    return rows
 
 
 def reproduce(run: RunData) -> Section:
