@@ -10,7 +10,6 @@ from statistics import fmean
 
 from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
-from dashboards.report.evidence import flat
 from dashboards.report.page import (
     Block,
     Cells,
@@ -22,6 +21,7 @@ from dashboards.report.page import (
     render,
     short_p,
 )
+from golf_core.config import leaves
 from golf_core.evaluate.breakdown import Breakdown
 from golf_core.files import write_text
 from golf_core.results import SCORERS
@@ -204,7 +204,7 @@ def _budgets(a: RunData, b: RunData) -> Section:
 
 
 def _differences(a: RunData, b: RunData) -> Section:
-    one, other = dict(flat(a.job.to_dict())), dict(flat(b.job.to_dict()))
+    one, other = dict(leaves(a.job.to_dict())), dict(leaves(b.job.to_dict()))
     names = [n for n in dict.fromkeys([*one, *other]) if one.get(n) != other.get(n)]
     rows: list[Cells] = [[n, str(one.get(n, "–")), str(other.get(n, "–"))] for n in names]
     where = a.result.provenance, b.result.provenance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -13,6 +13,7 @@ from dashboards.charts.paper import bounds, frame, line, svg
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Cell, Cells, Code, Section, grid
 from golf_core.audit.report import KraftSum
+from golf_core.config import leaves
 
 KINDS = {"holds": "is-holds", "violated": "is-fails"}
 MOST_FILES = 200
@@ -127,20 +128,9 @@ def provenance(run: RunData) -> Section:
         ]
         files += [[name, "", digest] for name, digest in list(data.checksums.items())[:MOST_FILES]]
         blocks.append(grid("data-table", "Data", ("data", "#tokens", "SHA-256"), files))
-    job: list[Cells] = [[name, str(value)] for name, value in flat(run.job.to_dict())]
+    job: list[Cells] = [[name, str(value)] for name, value in leaves(run.job.to_dict())]
     blocks.append(grid("job-table", "Job, resolved", ("field", "value"), job))
     return Section("provenance", "Provenance", f"Run {result.run_id} of job {result.name}.", blocks)
-
-
-def flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """Nested mappings as dotted names and values, in order."""
-    rows: list[tuple[str, object]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, value))
-    return rows
 
 
 def reproduce(run: RunData) -> Section:

@@ -24,6 +24,8 @@ MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_VALUES = 5_000
 """Keys, values, lists and mappings in a job file; those in use have a hundred."""
+MAY_BE_EMPTY = ("overrides", "resources", "budgets", "mlflow")
+"""Headings whose lines may all be commented out, which means the defaults."""
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -174,8 +176,7 @@ def _writable(text: str) -> bool:
 
 def apply_changes(document: dict[str, Any], changes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten the overrides and replace fields, in place; the mistakes found on the way."""
-    for name in ("overrides", "resources", "budgets", "mlflow"):
-        # A heading whose lines are all commented out means the defaults.
+    for name in MAY_BE_EMPTY:
         if name in document and document[name] is None:
             del document[name]
     mistakes = []

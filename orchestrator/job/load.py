@@ -196,28 +196,27 @@ def _resolve(document: dict[str, Any], mistakes: list[tuple[str, str]]) -> Job |
 
 def _override_all(base: GolfConfig, overrides: Mapping[str, Any], mistakes: list[tuple[str, str]]) -> GolfConfig | None:
     """`base` with all overrides, or None and what is wrong with each."""
-    left, first = dict(overrides), True
-    while True:
+    left, config = dict(overrides), None
+    found: list[tuple[str, str]] = []
+    while config is None:
         try:
             config = override(base, left, where="overrides.")
-            break
         except ConfigError as error:
             field, _, problem = str(error).partition(": ")
-        named = field.removeprefix("overrides.").partition("[")[0]
-        culprits = [name for name in left if name == named or name.startswith(f"{named}.")]
-        # Without the wrong value others may clash with a default: later on only fields that were set count.
-        if first or culprits:
-            mistakes.append((field, problem))
-        if not culprits:
-            return None
-        first = False
-        for name in culprits:
-            del left[name]
-    for field, value in left.items():
-        if value is None and attrgetter(field)(config) is not None:  # read as NaN where a number must stand
-            mistakes.append((f"overrides.{field}", "got null; give a number"))
-            first = False
-    return config if first else None
+            named = field.removeprefix("overrides.").partition("[")[0]
+            culprits = [name for name in left if name == named or name.startswith(f"{named}.")]
+            # Without the wrong value others may clash with a default: later on only fields that were set count.
+            if culprits or not found:
+                found.append((field, problem))
+            if not culprits:
+                break
+            for name in culprits:
+                del left[name]
+    if config is not None:
+        nulls = [field for field, value in left.items() if value is None and attrgetter(field)(config) is not None]
+        found += [(f"overrides.{field}", "got null; give a number") for field in nulls]  # read as NaN
+    mistakes += found
+    return None if found else config
 
 
 def _contradictions(job: Job) -> Iterator[tuple[str, str]]:

@@ -16,12 +16,10 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from golf_core.config import PRESETS
-from orchestrator.job.document import inside
+from orchestrator.job.document import MAY_BE_EMPTY, inside
 from orchestrator.job.load import Job, JobFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-MAY_BE_EMPTY = ("overrides", "resources", "budgets", "mlflow")
-"""Headings whose lines may all be commented out (`orchestrator.job.document.apply_changes`)."""
 GROUPED = "^[1-9][0-9]{0,2}(_[0-9]{3})+$"
 """Numbers such as 16_000_000, which are text to editors, as they read YAML 1.2."""
 KEYWORDS = ("anyOf", "enum", "type", "items")
@@ -249,54 +247,50 @@ In a job two values follow the budgets unless they are overridden: `artifact.cap
 def job_reference() -> str:
     """The page, with a line break at its end."""
     schema = job_schema()
-    parts = [HEAD, _section("", schema, schema)]
-    for path, section in _sections("", schema, schema):
-        title = f"`{path}`"
-        parts.append(f"## {title}\n\n{section['description']}\n\n{_section(path, section, schema)}")
+    parts = [HEAD, _section("", schema)]
+    for path, section in _sections("", schema, schema["$defs"]):
+        parts.append(f"## `{path}`\n\n{section['description']}\n\n{_section(path, section)}")
     parts.append(f"## `overrides`: the configuration\n\n{OVERRIDES}")
     parts += [_group(group) for group in config_groups() if group.fields]
     return "\n".join(parts)
 
 
-def _sections(path: str, section: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]:
+def _sections(path: str, section: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
     """The sections below one, with their dotted names, each before those within it."""
     for name, field in section["properties"].items():
-        inner = _referred(field, schema)
-        if inner is not None and name != "overrides":
-            dotted = inside(path, name)
+        referred = [_target(option) for option in (field, *field.get("anyOf", ())) if "$ref" in option]
+        if referred and name != "overrides":
+            dotted, inner = inside(path, name), definitions[referred[0]]
             yield dotted, inner
-            yield from _sections(dotted, inner, schema)
+            yield from _sections(dotted, inner, definitions)
 
 
-def _referred(field: Schema, schema: Schema) -> Schema | None:
-    """The section that a field holds, if it holds one."""
-    for option in (field, *field.get("anyOf", ())):
-        if "$ref" in option:
-            found: Schema = schema["$defs"][_target(option)]
-            return found
-    return None
-
-
-def _section(path: str, section: Schema, schema: Schema) -> str:
+def _section(path: str, section: Schema) -> str:
     rows = []
     for name, field in section["properties"].items():
+        default = _value(field["default"]) if "default" in field else ""
         if name in section.get("required", ()):
             default = "required"
-        elif "default" in field:
-            default = _value(field["default"])
-        else:
-            default = ""
-        rows.append((f"`{name}`", _type(field, inside(path, name)), default, _prose(field)))
+        rows.append((f"`{name}`", _type(field, inside(path, name)), default, _prose(field.get("description", ""))))
     return _table(("field", "type", "default", "meaning"), rows)
 
 
-def _prose(field: Schema) -> str:
+def _group(group: ConfigGroup) -> str:
+    rows = []
+    for field in group.fields:
+        record, small = _value(field.defaults["record"]), _value(field.defaults["small"])
+        own = "" if small == record else small
+        rows.append((f"`{field.path}`", _type(field.kind, field.path), record, own, _prose(field.meaning)))
+    table = _table(("field", "type", "record", "small", "meaning"), rows)
+    title = f"`{group.path}`" if group.path else "At the top"
+    return f"### {title}\n\n{sentence(group.meaning)}\n\n{table}"
+
+
+def _prose(description: str) -> str:
     """A field's description: without the type, which stands beside it, and with names and values set as code."""
-    text = sentence(TYPE_FIRST.sub("", field.get("description", "")))
-    inside = text.split("`")
-    inside[::2] = [NAME.sub(lambda name: f"`{name[0]}`", part) for part in inside[::2]]
-    text = "`".join(inside)
-    return VALUE.sub(r"`\1`", text)
+    parts = sentence(TYPE_FIRST.sub("", description)).split("`")
+    parts[::2] = [NAME.sub(lambda name: f"`{name[0]}`", part) for part in parts[::2]]
+    return VALUE.sub(r"`\1`", "`".join(parts))
 
 
 def _type(field: Schema, path: str) -> str:
@@ -316,7 +310,7 @@ def _option(option: Schema, path: str) -> str:
         return " or ".join(f"`{value}`" for value in option["enum"])
     kind = option["type"][0] if isinstance(option["type"], list) else option["type"]
     if kind == "array":
-        return f"list of {_plural(_option(option['items'], path))}"
+        return re.sub(r"\bnumber\b", "numbers", f"list of {_option(option['items'], path)}")
     return _bounded(WORDS[kind], option)
 
 
@@ -330,32 +324,9 @@ def _bounded(word: str, option: Schema) -> str:
     return f"{word}, {low} or more" if high is None else f"{word}, {low} to {high:,}"
 
 
-def _plural(word: str) -> str:
-    return re.sub(r"\bnumber\b", "numbers", word)
-
-
 def _anchor(path: str) -> str:
     """What GitHub makes of a section's heading."""
     return "overrides-the-configuration" if path == "overrides" else path.replace(".", "")
-
-
-def _group(group: ConfigGroup) -> str:
-    title = f"`{group.path}`" if group.path else "At the top"
-    rows = [_row(field) for field in group.fields]
-    table = _table(("field", "type", "record", "small", "meaning"), rows)
-    meaning = sentence(group.meaning)
-    return f"### {title}\n\n{meaning}\n\n{table}"
-
-
-def _row(field: ConfigField) -> tuple[str, ...]:
-    record, small = field.defaults["record"], field.defaults["small"]
-    return (
-        f"`{field.path}`",
-        _type(field.kind, field.path),
-        _value(record),
-        "" if small == record else _value(small),
-        _prose({"description": field.meaning}),
-    )
 
 
 def _value(value: Any) -> str:

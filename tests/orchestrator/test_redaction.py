@@ -22,7 +22,7 @@ from golf_core.results import DataRecord
 from orchestrator.claim.judge import judge
 from orchestrator.folder.layout import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, READABLE, RESULT
 from orchestrator.folder.ledger import Ledger, read_ledger
-from orchestrator.folder.redaction import REDACTED, Redactor
+from orchestrator.folder.redaction import REDACTED, Redactor, save_redacted
 from orchestrator.folder.results import RunResult
 from orchestrator.package.manifest import load_record
 from orchestrator.package.package import package
@@ -267,6 +267,14 @@ def test_the_ledger_holds_no_secret(tmp_path: Path) -> None:
     ledger.close()
     assert "fish" not in (tmp_path / LEDGER).read_text()
     assert read_ledger(tmp_path)[0].fields["error"] == "denied: [redacted A_TOKEN]"
+
+
+def test_a_result_is_written_though_a_secret_is_its_jobs_name(tmp_path: Path) -> None:
+    """A name that is redacted is no name of a job: nothing may need to read it back while the run ends."""
+    made = job(name="swordfish")
+    result = RunResult(made.name, "run", made, {}, (), judge(made, ()), 0.0, 1.0)
+    save_redacted(result, redactor(A_TOKEN="swordfish"), tmp_path / RESULT)
+    assert "swordfish" not in (tmp_path / RESULT).read_text()
 
 
 # --- packages --------------------------------------------------------------------------------------
