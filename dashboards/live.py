@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.claim.judge import judge, out_of_reach
-from orchestrator.folder.results import Claim, SeedResult
+from orchestrator.folder.results import Claim, SeedResult, Summary
 from orchestrator.folder.view import RunReader, RunView, SeedView
+from orchestrator.job.document import printable
 
 RunStatus = Literal["running", "finished", "stopped", "interrupted"]
 
@@ -19,13 +20,11 @@ RunStatus = Literal["running", "finished", "stopped", "interrupted"]
 class RunState:
     """A run as it stands."""
 
-    folder: Path
-    name: str
-    """Name of the job."""
+    view: RunView
+    """What its ledger says."""
     status: RunStatus
-    started: float
-    """Seconds since the epoch."""
     ended: float | None
+    """Seconds since the epoch; None while it goes on."""
     seeds: tuple[SeedView, ...]
     claim: Claim | None
     """Judged from the seeds that have ended; None before the first has."""
@@ -36,12 +35,39 @@ class RunState:
     """Hours of nodes used by all attempts so far, each on nodes of its own."""
     cost: float | None
     """In the currency of cost.per_node_hour; None where the job names no price."""
-    hardware: str = ""
 
     @property
     def run_id(self) -> str:
         """The name of its folder."""
-        return self.folder.name
+        return self.view.folder.name
+
+    @property
+    def finished(self) -> int:
+        """How many seeds have finished."""
+        return sum(seed.status == "finished" for seed in self.seeds)
+
+    @property
+    def mixture(self) -> Summary | None:
+        """BPB of the valid mixture over the finished seeds."""
+        return self.claim.scores.get("mixture") if self.claim is not None else None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has gone on, or went on."""
+        return max((time.time() if self.ended is None else self.ended) - self.view.started, 0.0)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A folder that cannot be read as a run's."""
+
+    run_id: str
+    reason: str
+
+
+def damaged(folder: Path, error: Exception) -> Damaged:
+    """A run that `error` keeps from being read, in a sentence without the name of the folder, which stands beside it."""
+    return Damaged(folder.name, printable(str(error)).replace(f"{folder}/", "").replace(f"{folder}: ", ""))
 
 
 def state_of(reader: RunReader) -> RunState:
@@ -55,10 +81,8 @@ def state_of(reader: RunReader) -> RunState:
     verdict, sentence = _verdict(view, status, ended, claim)
     hours, price = view.node_hours(time.time() if goes_on else None), view.job.cost.per_node_hour
     return RunState(
-        folder=view.folder,
-        name=view.job.name,
+        view=view,
         status=status,
-        started=view.started,
         ended=None if goes_on else view.last_sign,
         seeds=seeds,
         claim=claim,
@@ -66,7 +90,6 @@ def state_of(reader: RunReader) -> RunState:
         sentence=sentence,
         node_hours=hours,
         cost=None if price is None else price * hours,
-        hardware=view.hardware,
     )
 
 

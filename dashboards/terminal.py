@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,10 +21,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.live import RunState, state_of
+from dashboards.live import Damaged, RunState, damaged, state_of
 from golf_core.errors import ConfigError, GolfError
 from golf_core.event_log import Tail
-from golf_core.events import Event, System
+from golf_core.events import Event, Gpu, System
 from golf_core.files import open_plain
 from golf_core.log_text import describe, duration
 from golf_core.strict_json import printable
@@ -89,7 +88,7 @@ def list_runs(output: Path) -> None:
         return
     if not console.is_terminal:  # a file has room for whole lines
         console = Console(width=max(console.width, WIDE + 40))
-    console.print(runs_table([_state_or_reason(folder) for folder in folders], console.width >= WIDE))
+    console.print(runs_table([_state_or_damage(folder) for folder in folders], console.width >= WIDE))
 
 
 def look(reader: RunReader) -> RunState:
@@ -164,7 +163,7 @@ def _title(state: RunState) -> RenderableType:
             gangs.setdefault(seed.node or "a node", []).append(str(seed.seed))
     line = Text(printable(state.run_id), "bold")
     line.append(f"  {state.status}", STYLES[state.status])
-    line.append(f"  {_lasted(state)}")
+    line.append(f"  {duration(state.seconds)}")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
@@ -172,8 +171,8 @@ def _title(state: RunState) -> RenderableType:
         grid.add_row("gang", Text(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} on {printable(node)}"))
     if queue:
         grid.add_row("queue", Text(f"seed{'s' if len(queue) > 1 else ''} {', '.join(queue)}"))
-    if state.hardware:
-        grid.add_row("hardware", Text(printable(state.hardware)))
+    if state.view.hardware:
+        grid.add_row("hardware", Text(printable(state.view.hardware)))
     grid.add_row("cost", Text(_cost(state)))
     return Group(line, grid, Text(""))
 
@@ -242,18 +241,23 @@ def sparkline(values: Sequence[float], width: int, levels: str) -> str:
 def _load(seed: SeedView) -> tuple[str, str]:
     """Memory and utilisation of the gang's GPUs together, or of the machine where it has none."""
     system = seed.system
-    try:
-        parts, busy, word = list(system.get("gpus") or ()), "utilisation_percent", "GPU"
-        if not parts:
-            parts, busy, word = [system], "cpu_percent", "CPU"
-        figures: list[list[Any]] = [
-            [part.get(name) for part in parts] for name in ("memory_mib", "memory_total_mib", busy)
-        ]
-        used, whole, loads = figures
-        memory = "-" if None in used + whole else f"{sum(used) / MIB_PER_GIB:.1f}/{sum(whole) / MIB_PER_GIB:.0f}G"
-        return memory, "-" if None in loads else f"{word} {sum(loads) / len(loads):.0f}%"
-    except (TypeError, ValueError, AttributeError, ArithmeticError):
-        return "-", "-"  # damaged
+    if system is None:
+        return "-", "-"
+    parts: Sequence[System | Gpu] = system.gpus or (system,)
+    used, whole = _sum(part.memory_mib for part in parts), _sum(part.memory_total_mib for part in parts)
+    load = _sum([gpu.utilisation_percent for gpu in system.gpus] or [system.cpu_percent])
+    memory = "-" if used is None or whole is None else f"{used / MIB_PER_GIB:.1f}/{whole / MIB_PER_GIB:.0f}G"
+    return memory, "-" if load is None else f"{'GPU' if system.gpus else 'CPU'} {load / len(parts):.0f}%"
+
+
+def _sum(figures: Iterable[float | None]) -> float | None:
+    """None where one of them is not known."""
+    total = 0.0
+    for figure in figures:
+        if figure is None:
+            return None
+        total += figure
+    return total
 
 
 # --- plain lines ----------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def _watch_plain(console: Console, reader: RunReader) -> RunState:
                 said.add((seed.seed, seed.attempt))
                 say(_ending(seed))
         if state.status != "running":
-            say(f"{printable(state.run_id)}: {state.status} after {_lasted(state)}; {_cost(state)}")
+            say(f"{printable(state.run_id)}: {state.status} after {duration(state.seconds)}; {_cost(state)}")
             say(printable(state.sentence))
             return state
         console.file.flush()
@@ -336,23 +340,14 @@ def _ending(seed: SeedView) -> str:
 # --- a list ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A folder in which something forbids to read the run."""
-
-    folder: Path
-    reason: str
-
-
-def _state_or_reason(folder: Path) -> RunState | Unreadable:
+def _state_or_damage(folder: Path) -> RunState | Damaged:
     try:
         return look(RunReader(folder))
     except (GolfError, OSError) as error:
-        # The sentence names the file; the row has the folder's name already.
-        return Unreadable(folder, printable(str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")))
+        return damaged(folder, error)
 
 
-def runs_table(runs: Sequence[RunState | Unreadable], wide: bool) -> Table:
+def runs_table(runs: Sequence[RunState | Damaged], wide: bool) -> Table:
     """A row for each run: of one line where there is room, else of two."""
     pairs = [("run", "started"), ("status", "duration"), ("seeds", ""), ("mixture BPB", "± sd"), ("cost", "")]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
@@ -362,7 +357,7 @@ def runs_table(runs: Sequence[RunState | Unreadable], wide: bool) -> Table:
                 numeric = upper in ("seeds", "mixture BPB", "cost")
                 table.add_column(title, justify="right" if numeric else "left", no_wrap=upper != "run", overflow="fold")
     if not wide:
-        table.columns[0].width = min(NAME_WIDTH, max(len(run.folder.name) for run in runs))
+        table.columns[0].width = min(NAME_WIDTH, max(len(run.run_id) for run in runs))
     table.add_column("verdict", overflow="fold")
     for run in runs:
         cells, last = _row(run)
@@ -374,18 +369,17 @@ def runs_table(runs: Sequence[RunState | Unreadable], wide: bool) -> Table:
     return table
 
 
-def _row(run: RunState | Unreadable) -> tuple[list[tuple[str, str]], Text]:
+def _row(run: RunState | Damaged) -> tuple[list[tuple[str, str]], Text]:
     """Cells in pairs, as `runs_table` names them, and the last one."""
-    if isinstance(run, Unreadable):
-        name = printable(run.folder.name)
+    if isinstance(run, Damaged):
+        name = printable(run.run_id)
         return [(name, "-"), ("damaged", "-"), ("-", ""), ("-", ""), ("-", "")], Text(run.reason)
-    finished = sum(seed.status == "finished" for seed in run.seeds)
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started))
-    mean, spread = _mean_and_sd(run.claim.scores.get("mixture") if run.claim else None)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.view.started))
+    mean, spread = _mean_and_sd(run.mixture)
     cells = [
         (printable(run.run_id), started),
-        (run.status, _lasted(run)),
-        (f"{finished}/{len(run.seeds)}", ""),
+        (run.status, duration(run.seconds)),
+        (f"{run.finished}/{len(run.seeds)}", ""),
         (mean, spread),
         ("-" if run.cost is None else f"{run.cost:,.2f}", ""),
     ]
@@ -405,15 +399,10 @@ def _line(*parts: tuple[str, str]) -> Text:
     return Text.assemble(*parts)
 
 
-def _lasted(state: RunState) -> str:
-    return duration(max((state.ended if state.ended is not None else time.time()) - state.started, 0.0))
-
-
 def _seconds_of(seed: SeedView) -> str:
     """How long the attempt has taken, or empty."""
-    if seed.started is None or (seed.ended is None and seed.status == "interrupted"):
-        return ""
-    return duration(max((seed.ended if seed.ended is not None else time.time()) - seed.started, 0.0))
+    unknown = seed.seconds is None or (seed.ended is None and seed.status == "interrupted")
+    return "" if unknown or seed.seconds is None else duration(seed.seconds)
 
 
 def _cost(state: RunState) -> str:

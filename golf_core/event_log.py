@@ -18,7 +18,7 @@ KINDS: Mapping[str, type[Event]] = {
     cls.kind: cls for cls in (PhaseStarted, PhaseFinished, TrainStep, Validation, Chunk, Note, System)
 }
 MOST = 10**12
-"""Steps, chunks or indices of one thing at the most: what is beyond it is damaged."""
+"""The largest figure that anything is: what is beyond it is damaged."""
 READ_BYTES = 4 << 20
 
 
@@ -68,6 +68,8 @@ def _count(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
+    if abs(value) > MOST and math.isfinite(value):
+        raise ValueError("no such figure")
     return value if math.isfinite(value) else math.nan
 
 

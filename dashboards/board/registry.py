@@ -1,36 +1,18 @@
-"""The runs of a folder, each looked at by one watcher, for requests that come from several threads."""
+"""The runs of a folder, each looked at by one reader, for requests that come from several threads."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards.live import RunState, state_of
+from dashboards.live import Damaged, RunState, damaged, state_of
 from golf_core.errors import GolfError
-from golf_core.strict_json import printable
 from orchestrator.folder.layout import LEDGER
-from orchestrator.folder.view import RunReader, RunView, find_runs, stamp_of
+from orchestrator.folder.view import RunReader, find_runs, stamp_of
 
 FRESH_S = 0.5
 """A look this young is good enough for whoever asks next."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as it was last looked at."""
-
-    state: RunState
-    view: RunView
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A folder that cannot be read as a run's."""
-
-    run_id: str
-    reason: str
 
 
 class Registry:
@@ -41,7 +23,7 @@ class Registry:
         self._lock = threading.Lock()
         self._watched: dict[str, _Watched] = {}
 
-    def all(self) -> list[Run | Damaged]:
+    def all(self) -> list[RunState | Damaged]:
         """Every run: those that go on first, then the newest first."""
         found = [self.one(folder.name) for folder in find_runs(self.output)]
         with self._lock:
@@ -49,9 +31,9 @@ class Registry:
             for name in gone:
                 del self._watched[name]
         runs = [run for run in found if run is not None]
-        return sorted(runs, key=lambda run: not (isinstance(run, Run) and run.state.status == "running"))
+        return sorted(runs, key=lambda run: not (isinstance(run, RunState) and run.status == "running"))
 
-    def one(self, run_id: str) -> Run | Damaged | None:
+    def one(self, run_id: str) -> RunState | Damaged | None:
         """The run in the folder of that name; None where there is none."""
         # A name, not a path: nothing outside the folder is ever read.
         if not run_id or run_id in (".", "..") or "/" in run_id or "\0" in run_id:
@@ -70,7 +52,7 @@ class _Watched:
     def __init__(self, folder: Path) -> None:
         self._folder, self._lock = folder, threading.Lock()
         self._reader = RunReader(folder)
-        self._last: tuple[float, tuple[int, int], Run] | None = None
+        self._last: tuple[float, tuple[int, int], RunState] | None = None
 
     def is_there(self) -> bool:
         try:
@@ -78,21 +60,21 @@ class _Watched:
         except (OSError, ValueError):  # a name that no folder can have
             return False
 
-    def look(self) -> Run | Damaged:
+    def look(self) -> RunState | Damaged:
         with self._lock:
             try:
                 stamp = stamp_of(self._folder / LEDGER)
                 if self._last is None or self._last[1] != stamp or not self._good_enough(self._last):
-                    self._last = time.monotonic(), stamp, Run(state_of(self._reader), self._reader.view)
+                    self._last = time.monotonic(), stamp, state_of(self._reader)
                 return self._last[2]
             except (GolfError, OSError) as error:
-                reason = printable(str(error)).replace(f"{self._folder}/", "").replace(f"{self._folder}: ", "")
+                found = damaged(self._folder, error)
             except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
                 # A made-up figure that no reader foresaw: the other runs are shown all the same.
-                reason = f"holds figures that cannot be read ({type(error).__name__})"
+                found = Damaged(self._folder.name, f"holds figures that cannot be read ({type(error).__name__})")
             self._last, self._reader = None, RunReader(self._folder)
-            return Damaged(self._folder.name, reason)
+            return found
 
     @staticmethod
-    def _good_enough(last: tuple[float, tuple[int, int], Run]) -> bool:
-        return last[2].state.status in ("finished", "stopped") or time.monotonic() - last[0] < FRESH_S
+    def _good_enough(last: tuple[float, tuple[int, int], RunState]) -> bool:
+        return last[2].status in ("finished", "stopped") or time.monotonic() - last[0] < FRESH_S

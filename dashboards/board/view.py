@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import datetime
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote
 
-from dashboards.board.mlflow_look import MlflowLook, Standing
-from dashboards.board.registry import Damaged, Run
+from dashboards.board.mlflow_look import MlflowLook
 from dashboards.charts import Figure, Line, Rule, line_chart
-from dashboards.live import RunState
-from golf_core.event_log import MOST
+from dashboards.live import Damaged, RunState
 from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
-from orchestrator.folder.seed_log import Phase
-from orchestrator.folder.view import RunView, SeedView
+from orchestrator.folder.view import SeedView
+from orchestrator.job.document import printable
 
 SKIP = 0.03
 DASH = "–"
@@ -46,43 +42,18 @@ OF_ALL_SEEDS = ("every seed finished and reported", "number of seeds")
 
 
 @dataclass(frozen=True)
-class SeedRow:
-    """A seed's figures as they are shown."""
-
-    state: SeedView
-    kind: str
-    share: float | None
-    """Of the phase that is done, 0 to 1."""
-    phase: str
-    progress: str
-    eta: str
-    loss: str
-    ms_per_step: str
-    bpb: Mapping[str, str]
-    artifact: str
-    gpu: str
-    memory: str
-    took: str
-    where: str
-    phases: str
-    """The longest that have ended, with how long they took."""
-
-
-@dataclass(frozen=True)
 class RunRow:
     """A run in the list."""
 
     run_id: str
     href: str
     status: str
-    kind: str
     damaged: str = ""
     """Why it cannot be read; then there is nothing else."""
     verdict: str = ""
     """Empty where it says no more than the status."""
-    verdict_kind: str = ""
     sentence: str = ""
-    seeds: tuple[SeedRow, ...] = ()
+    seeds: tuple[SeedView, ...] = ()
     finished: str = ""
     mean: str = DASH
     """Of the mixture's BPB over the finished seeds."""
@@ -93,78 +64,57 @@ class RunRow:
     cost: str = DASH
 
 
-@dataclass(frozen=True)
-class RunsPage:
-    """All runs."""
-
-    output: str
-    rows: tuple[RunRow, ...]
-    running: int
-
-
-@dataclass(frozen=True)
-class RunPage:
-    """One run."""
-
-    title: str
-    row: RunRow
-    conditions: tuple[tuple[str, str, str, str], ...]
-    """Name, mark, class, figures."""
-    charts: tuple[Figure, ...]
-    gangs: tuple[tuple[str, str, str], ...]
-    """Seed, how it stands, where."""
-    mlflow: Standing
-    has_report: bool
-
-
-def runs_page(runs: Sequence[Run | Damaged], output: Path) -> RunsPage:
-    """The list."""
-    rows = tuple(run_row(run) for run in runs)
-    return RunsPage(printable(str(output)), rows, sum(row.status == "running" for row in rows))
-
-
-def run_row(run: Run | Damaged) -> RunRow:
+def run_row(run: RunState | Damaged) -> RunRow:
     """A run in the list; one with figures that cannot be shown is damaged."""
-    if isinstance(run, Run):
+    if isinstance(run, RunState):
         try:
-            return _row(run.state)
+            return _row(run)
         except (ArithmeticError, ValueError, TypeError, OSError) as error:
-            run = Damaged(run.state.run_id, f"holds figures that cannot be shown ({type(error).__name__})")
-    return RunRow(printable(run.run_id), _href(run.run_id), "damaged", KINDS["damaged"], damaged=run.reason)
+            run = Damaged(run.run_id, f"holds figures that cannot be shown ({type(error).__name__})")
+    return RunRow(printable(run.run_id), _href(run.run_id), "damaged", damaged=run.reason)
 
 
-def run_page(run: Run, mlflow: MlflowLook) -> RunPage | RunRow:
-    """One run in full; only its row where it is damaged."""
-    row = run_row(run)
-    if row.damaged:
-        return row
-    state, view = run.state, run.view
-    return RunPage(
-        title=_title(state),
-        row=row,
-        conditions=tuple(_condition(c, state) for c in (state.claim.conditions if state.claim else ())),
-        charts=tuple(_charts(state, view)),
-        gangs=tuple(_gangs(state, view)),
-        mlflow=mlflow.of(view),
-        has_report=(state.folder / "report.html").is_file(),
-    )
+def run_page(state: RunState, mlflow: MlflowLook) -> dict[str, Any]:
+    """One run in full, by the names that its template has."""
+    return {
+        "title": _title(state),
+        "conditions": [_condition(c, state) for c in (state.claim.conditions if state.claim else ())],
+        "charts": _charts(state),
+        "gangs": _gangs(state),
+        "mlflow": mlflow.of(state.view),
+        "has_report": (state.view.folder / "report.html").is_file(),
+    }
 
 
-def as_json(run: Run | Damaged, series: bool) -> dict[str, Any]:
+def as_json(run: RunState | Damaged, series: bool) -> dict[str, Any]:
     """The same as plain values; without `series`, the curves and logs are left out."""
     if isinstance(run, Damaged):
         return {"run_id": run.run_id, "status": "damaged", "reason": run.reason}
-    state = run.state
-    if not series:
-        bare: dict[str, Any] = {"loss_series": (), "bpb_series": (), "tail": ()}
-        state = replace(state, seeds=tuple(replace(seed, **bare) for seed in state.seeds))
-    values = to_dict(state) | {"run_id": state.run_id, "folder": str(state.folder)}
-    if not series:
-        for seed in values["seeds"]:
-            for name in bare:
-                del seed[name]
+    values = {
+        "folder": str(run.view.folder),
+        "name": run.view.job.name,
+        "status": run.status,
+        "started": run.view.started,
+        "ended": run.ended,
+        "seeds": [_seed_json(seed, series) for seed in run.seeds],
+        "claim": to_dict(run.claim),
+        "verdict": run.verdict,
+        "sentence": run.sentence,
+        "node_hours": run.node_hours,
+        "cost": run.cost,
+        "hardware": run.view.hardware,
+        "run_id": run.run_id,
+    }
     plain: dict[str, Any] = _plain(values)
     return plain
+
+
+def _seed_json(seed: SeedView, series: bool) -> dict[str, Any]:
+    left_out = () if series else ("loss_series", "bpb_series", "tail")
+    values = {f.name: getattr(seed, f.name) for f in fields(seed) if f.name not in left_out}
+    values["phases"] = [to_dict(phase) for phase in seed.phases]
+    values["system"] = {} if seed.system is None else {**seed.system.fields, "time": seed.system.time}
+    return values
 
 
 def _plain(value: Any) -> Any:
@@ -189,104 +139,110 @@ def _href(run_id: str) -> str:
 
 
 def _row(state: RunState) -> RunRow:
-    summary = state.claim.scores.get("mixture") if state.claim is not None else None
-    when = datetime.datetime.fromtimestamp(state.started)
+    summary = state.mixture
     return RunRow(
         run_id=printable(state.run_id),
         href=_href(state.run_id),
         status=state.status,
-        kind=KINDS.get(state.status, UNKNOWN),
         verdict="" if state.verdict == state.status else state.verdict,
-        verdict_kind=KINDS.get(state.verdict, UNKNOWN),
         sentence=state.sentence,
-        seeds=tuple(_seed(seed) for seed in state.seeds),
-        finished=f"{sum(seed.status == 'finished' for seed in state.seeds)} of {len(state.seeds)}",
+        seeds=state.seeds,
+        finished=f"{state.finished} of {len(state.seeds)}",
         mean=DASH if summary is None else f"{summary.mean:.5f}",
         spread="" if summary is None or summary.sd is None else f" ± {summary.sd:.5f}",
-        started=f"{when:%Y-%m-%d %H:%M}",
-        took=_lasted(state.started, state.ended),
+        started=f"{datetime.datetime.fromtimestamp(state.view.started):%Y-%m-%d %H:%M}",
+        took=duration(state.seconds),
         hours=f"{state.node_hours:,.2f}",
         cost=DASH if state.cost is None else f"{state.cost:,.2f}",
     )
 
 
-def _lasted(began: float, ended: float | None) -> str:
-    return duration(max((time.time() if ended is None else ended) - began, 0.0))
+# --- what the templates call ---
 
 
-def _seed(seed: SeedView) -> SeedRow:
-    share = min(seed.done / seed.total, 1.0) if seed.phase and seed.total and seed.status == "running" else None
-    # An attempt that was interrupted has left no word of when.
-    took = "" if seed.started is None or seed.status == "interrupted" else _lasted(seed.started, seed.ended)
-    return SeedRow(
-        state=seed,
-        kind=KINDS.get(seed.status, UNKNOWN),
-        share=share,
-        phase=seed.phase,
-        progress="" if share is None else f"{seed.done:,} of {seed.total:,}",
-        eta="" if share is None or seed.eta_s is None else duration(seed.eta_s),
-        loss=_number(seed.loss, 4),
-        ms_per_step="" if seed.ms_per_step is None else _number(seed.ms_per_step, 1),
-        bpb={name: f"{value:.5f}" for name, value in (seed.scores or seed.bpb).items()},
-        artifact=_number(seed.artifact_bytes, 0),
-        gpu=_gpus(seed.system),
-        memory=_memory(seed.system),
-        took=took,
-        where=", ".join(filter(None, (printable(seed.node), printable(seed.hardware)))),
-        phases=_phases(seed.phases),
-    )
+def kind(word: str) -> str:
+    """Class of colour of a status or verdict."""
+    return KINDS.get(word, UNKNOWN)
 
 
-def _phases(phases: Sequence[Phase]) -> str:
-    """Those that took the most of the time, in their order."""
-    sound = [phase for phase in phases if 0 <= phase.seconds <= MOST]
-    least = PHASE_SHARE * sum(phase.seconds for phase in sound)
-    return ", ".join(f"{phase.name} {duration(phase.seconds)}" for phase in sound if phase.seconds >= least)
-
-
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """A figure with so many decimals; a dash where there is none."""
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST <= value <= MOST
+def share(seed: SeedView) -> float | None:
+    """How much of the phase is done, 0 to 1; None where none goes on."""
+    going_on = seed.phase and seed.total and seed.status == "running"
+    return min(seed.done / seed.total, 1.0) if going_on else None
 
 
-def _gpus(system: Mapping[str, Any]) -> str:
+def took(seed: SeedView) -> str:
+    """How long the attempt has taken; empty for one that was interrupted, which left no word of when."""
+    return "" if seed.seconds is None or seed.status == "interrupted" else duration(seed.seconds)
+
+
+def where(seed: SeedView) -> str:
+    """Node and hardware."""
+    return ", ".join(filter(None, (printable(seed.node), printable(seed.hardware))))
+
+
+def phases(seed: SeedView) -> str:
+    """The phases that took the most of the time, in their order, with how long they took."""
+    sound = [phase for phase in seed.phases if phase.seconds >= 0]
+    least = PHASE_SHARE * sum(phase.seconds for phase in sound)
+    return ", ".join(f"{phase.name} {duration(phase.seconds)}" for phase in sound if phase.seconds >= least) or DASH
+
+
+def gpus(seed: SeedView) -> str:
     """Mean load of a gang's GPUs, and the memory of the fullest."""
-    found = system.get("gpus")
-    gpus = [gpu for gpu in found if isinstance(gpu, Mapping)] if isinstance(found, (list, tuple)) else []
-    use = [gpu["utilisation_percent"] for gpu in gpus if _finite(gpu.get("utilisation_percent"))]
-    held = [gpu for gpu in gpus if _finite(gpu.get("memory_mib"))]
+    found = seed.system.gpus if seed.system is not None else ()
+    use = [gpu.utilisation_percent for gpu in found if gpu.utilisation_percent is not None]
+    held = [(gpu.memory_mib, gpu.memory_total_mib) for gpu in found if gpu.memory_mib is not None]
     parts = []
     if use:
         parts.append(f"{sum(use) / len(use):.0f} % of {len(use)} GPU{'s' if len(use) > 1 else ''}")
     if held:
-        fullest = max(held, key=lambda gpu: float(gpu["memory_mib"]))
-        parts.append(f"{_gib(fullest)} GiB at the most")
+        parts.append(f"{_gib(*max(held, key=lambda gpu: gpu[0]))} GiB at the most")
     return ", ".join(parts) or DASH
 
 
-def _gib(sample: Mapping[str, Any]) -> str:
-    used, total = sample["memory_mib"] / GIB, sample.get("memory_total_mib")
-    if not _finite(total) or not total:
-        return f"{used:,.1f}"
-    digits = 0 if total >= 100 * GIB else 1
-    return f"{used:,.{digits}f} of {total / GIB:,.{digits}f}"
-
-
-def _memory(system: Mapping[str, Any]) -> str:
+def machine(seed: SeedView) -> str:
+    """Load and memory of a gang's machine; empty where they are not known."""
     parts = []
-    if _finite(system.get("cpu_percent")):
-        parts.append(f"CPU {system['cpu_percent']:.0f} %")
-    if _finite(system.get("memory_mib")):
-        parts.append(f"memory {_gib(system)} GiB")
+    if seed.system is not None and seed.system.cpu_percent is not None:
+        parts.append(f"CPU {seed.system.cpu_percent:.0f} %")
+    if seed.system is not None and seed.system.memory_mib is not None:
+        parts.append(f"memory {_gib(seed.system.memory_mib, seed.system.memory_total_mib)} GiB")
     return ", ".join(parts)
 
 
-def _gangs(state: RunState, view: RunView) -> list[tuple[str, str, str]]:
+def _gib(used_mib: float, total_mib: float | None) -> str:
+    used = used_mib / GIB
+    if not total_mib:
+        return f"{used:,.1f}"
+    digits = 0 if total_mib >= 100 * GIB else 1
+    return f"{used:,.{digits}f} of {total_mib / GIB:,.{digits}f}"
+
+
+FILTERS = {
+    "duration": duration,
+    "gpus": gpus,
+    "kind": kind,
+    "machine": machine,
+    "number": number,
+    "phases": phases,
+    "share": share,
+    "took": took,
+    "where": where,
+}
+
+
+# --- a run's page ---
+
+
+def _gangs(state: RunState) -> list[tuple[str, str, str]]:
     """What runs where, and what waits for room."""
-    asked = view.job.resources
+    asked = state.view.job.resources
     each = f"{asked.ranks} rank{'s' if asked.ranks > 1 else ''}"
     each += f", one {asked.accelerator} each" if asked.accelerator else f", {asked.cpus_per_rank:g} CPU each"
     rows: list[tuple[str, str, str]] = []
@@ -306,14 +262,15 @@ def _condition(condition: Condition, state: RunState) -> tuple[str, str, str, st
     return condition.name, condition.mark, f"is-{condition.mark[2:]}", condition.detail
 
 
-def _charts(state: RunState, view: RunView) -> list[Figure]:
+def _charts(state: RunState) -> list[Figure]:
+    baseline = state.view.job.baseline
     losses = _lines(state, lambda seed: seed.loss_series)
     scores = _lines(state, lambda seed: seed.bpb_series)
     charts = []
     if losses:
         charts.append(line_chart("loss", "Training loss", losses, "step", "nats a token", skip=SKIP))
     if scores:
-        rules = [Rule(view.job.baseline.mean_bpb, "baseline")] if view.job.baseline is not None else []
+        rules = [Rule(baseline.mean_bpb, "baseline")] if baseline is not None else []
         charts.append(line_chart("bpb", "Running BPB", scores, "chunk", "bits per byte so far", rules=rules, skip=SKIP))
     return charts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from golf_core.errors import ConfigError
-from golf_core.event_log import MOST, Tail
+from golf_core.event_log import Tail
 from golf_core.events import Chunk, Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.log_text import config_lines, describe, event_line, named, result_lines
 from golf_core.results import DataRecord
@@ -80,7 +80,7 @@ class LiveLog:
         now = self.figures
         match event:
             case System():
-                now["system"] = {**event.fields, "time": event.time}
+                now["system"] = event
                 return
             case PhaseStarted(phase, total):
                 now.update(phase=_name(phase), done=0, total=total or 0, eta_s=None)
@@ -107,7 +107,7 @@ def _name(value: str) -> str:
 
 
 def _seconds_left(value: float) -> float | None:
-    return float(value) if 0 <= value <= MOST else None
+    return float(value) if value >= 0 else None
 
 
 def plain_log(

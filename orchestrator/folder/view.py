@@ -7,6 +7,7 @@ this alone, so that it can be made again at any time. What is damaged is left ou
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
+from golf_core.events import System
 from golf_core.files import MAX_RECORD_BYTES, open_plain
 from golf_core.results import EvalResult
 from golf_core.strict_json import printable
@@ -147,8 +149,8 @@ class SeedView:
     scores: Mapping[str, float] = field(default_factory=dict)
     """Final BPB by scorer, from its result; empty until it has finished."""
     artifact_bytes: int | None = None
-    system: Mapping[str, Any] = field(default_factory=dict)
-    """The last sample of the gang's machine: see `System`."""
+    system: System | None = None
+    """The last sample of the gang's machine."""
     phases: tuple[Phase, ...] = ()
     started: float | None = None
     """When this attempt began, seconds since the epoch."""
@@ -163,6 +165,13 @@ class SeedView:
     """Steps and losses."""
     bpb_series: tuple[tuple[float, float], ...] = ()
     """Chunks and running BPB of the mixture, or of the model alone where there is no mixture."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the attempt has taken, or took; None before it has begun."""
+        if self.started is None:
+            return None
+        return max((time.time() if self.ended is None else self.ended) - self.started, 0.0)
 
 
 def view_of(folder: Path) -> RunView:

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.board.registry import Damaged, Registry, Run
-from dashboards.live import state_of
+from dashboards.board.registry import Registry
+from dashboards.live import Damaged, RunState, state_of
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.seed_log import MAX_LINE
 from orchestrator.folder.view import RunReader, view_of
@@ -186,12 +186,12 @@ def test_another_run_under_the_same_name_is_another_run(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     whole_run(tmp_path / "run", seeds=(42,), train=30)
     first = registry.one("run")
-    assert isinstance(first, Run) and len(first.state.seeds[0].loss_series) == 30
+    assert isinstance(first, RunState) and len(first.seeds[0].loss_series) == 30
     shutil.rmtree(tmp_path / "run")
     assert registry.one("run") is None and registry.all() == []
     whole_run(tmp_path / "run", seeds=(7,), train=40)
     other = registry.one("run")
-    assert isinstance(other, Run) and [seed.seed for seed in other.state.seeds] == [7]
+    assert isinstance(other, RunState) and [seed.seed for seed in other.seeds] == [7]
     assert len(other.state.seeds[0].loss_series) == 40
 
 
@@ -202,7 +202,7 @@ def test_a_damaged_run_is_shown_again_when_it_is_mended(tmp_path: Path) -> None:
     (tmp_path / "run" / "job.json").write_bytes(b"{")
     assert isinstance(registry.one("run"), Damaged)
     (tmp_path / "run" / "job.json").write_bytes(job)
-    assert isinstance(registry.one("run"), Run)
+    assert isinstance(registry.one("run"), RunState)
 
 
 def test_a_run_that_is_over_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

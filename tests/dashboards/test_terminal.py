@@ -23,7 +23,7 @@ from rich.console import Console
 from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards import terminal
-from dashboards.live import RunState, state_of
+from dashboards.live import Damaged, RunState, state_of
 from dashboards.terminal import INTERRUPTED, exit_code, list_runs, run_view, sparkline, watch_run
 from golf_core.errors import ConfigError
 from golf_core.events import Gpu, Note, PhaseFinished, PhaseStarted, System
@@ -360,7 +360,7 @@ def test_the_list_stays_legible_in_80_columns(tmp_path: Path) -> None:
     for name in ("short", "a-name-that-is-much-longer-than-others-20261123-175830"):
         whole_run(tmp_path / name)
         states.append(state_of(RunReader(tmp_path / name)))
-    states.append(terminal.Unreadable(tmp_path / "bad", "ledger.jsonl: holds no entry of a ledger; is it a run's?"))
+    states.append(Damaged("bad", "ledger.jsonl: holds no entry of a ledger; is it a run's?"))
     out = Console(file=io.StringIO(), width=80)
     out.print(terminal.runs_table(states, wide=False))
     text = out.file.getvalue()  # type: ignore[attr-defined]
