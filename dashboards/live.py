@@ -66,7 +66,7 @@ class Damaged:
 
 
 def damaged(folder: Path, error: Exception) -> Damaged:
-    """A run that `error` keeps from being read, in a sentence without the name of the folder, which stands beside it."""
+    """A run that `error` keeps from being read; the sentence leaves the folder out, whose name stands beside it."""
     return Damaged(folder.name, printable(str(error)).replace(f"{folder}/", "").replace(f"{folder}: ", ""))
 
 

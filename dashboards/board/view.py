@@ -16,7 +16,6 @@ from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
 from orchestrator.folder.view import SeedView
-from orchestrator.job.document import printable
 
 SKIP = 0.03
 DASH = "–"
