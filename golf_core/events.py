@@ -106,9 +106,9 @@ class Chunk(Event):
 
     @property
     def bpb(self) -> dict[str, float]:
-        """Running BPB by scorer."""
-        running = {"neural": self.bpb_neural, "mixture": self.bpb_mixture, "published": self.bpb_published}
-        return {name: value for name, value in running.items() if value is not None}
+        """Running BPB by scorer: all that is called `bpb_…`, in `more` too."""
+        running = {name: value for name, value in self.fields.items() if name.startswith("bpb_")}
+        return {name.removeprefix("bpb_"): value for name, value in running.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,15 @@ from typing import Literal
 Method = Literal["as quantised", "recoded", "fitted"]
 """How weights were made to fit: not at all, by stronger coding of the same values, by new widths."""
 MIB = 1024 * 1024
-SCORERS = ("neural", "mixture", "published")
-"""The three scores of an evaluation; the last is not a code length."""
+SCORER_MEANINGS = {
+    "neural": "BPB of the adapted model alone",
+    "mixture": "BPB of the valid mixture: the one score that a claim may use",
+    "published": "the earlier record's mixture: not a code length",
+}
+SCORERS = tuple(SCORER_MEANINGS)
+"""The scores of an evaluation: `EvalResult` has a field of each name."""
+CODE_LENGTHS = ("neural", "mixture")
+"""Those whose probabilities sum to one."""
 EXPERTS = ("neural", "unigram", "bigram", "trigram", "entropy")
 """The record's five experts in the order of their weights; the last is not a probability distribution."""
 
@@ -166,6 +173,11 @@ class EvalResult:
     """Of rank 0, which waits for its fellows in the phase that needs them: reading the artifact and the text
     (`loading`), the model's losses (`scoring`), the mixtures' (`mixing`), test-time training (`adaptation`). What is
     left of `seconds` went into reports."""
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Those of `SCORERS` that were computed, by name."""
+        return {name: score for name in SCORERS if (score := getattr(self, name)) is not None}
 
     @property
     def tokens_per_second(self) -> float:

@@ -162,7 +162,8 @@ def _running(run: RunData, drawn: Sequence[tuple[SeedData, EvalResult]]) -> Figu
 
 
 def _named(scorer: str) -> str:
-    return {"neural": "model alone", "mixture": "mixture", "published": "published mixture (no code length)"}[scorer]
+    special = {"neural": "model alone", "published": "published mixture (no code length)"}
+    return special.get(scorer, scorer)
 
 
 def _weights(drawn: Sequence[tuple[SeedData, EvalResult]]) -> list[Figure]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from golf_core.results import CODE_LENGTHS, SCORER_MEANINGS
 from orchestrator.claim.statistics import summarize
 from orchestrator.folder.results import RunResult, SeedResult, Summary
 from orchestrator.job.load import Budgets
@@ -52,35 +53,18 @@ class Column:
 
 
 COLUMNS = (
-    Column(
-        "neural",
-        "bpb/neural",
-        "evaluate.neural.bpb",
-        5,
-        "BPB of the adapted model alone",
-        ("scores", "report", "note", "readme"),
-        is_score=True,
-        keys=("val_bpb_neural",),
-    ),
-    Column(
-        "mixture",
-        "bpb/mixture",
-        "evaluate.mixture.bpb",
-        5,
-        "BPB of the valid mixture: the one score that a claim may use",
-        ("scores", "report", "note", "readme"),
-        is_score=True,
-        keys=("val_bpb_mixture",),
-    ),
-    Column(
-        "published*",
-        "bpb/published",
-        "evaluate.published.bpb",
-        5,
-        "the earlier record's mixture: not a code length",
-        ("scores", "report", "readme"),
-        is_score=True,
-        keys=("val_bpb_published",),
+    *(
+        Column(
+            name if name in CODE_LENGTHS else f"{name}*",
+            f"bpb/{name}",
+            f"evaluate.{name}.bpb",
+            5,
+            meaning,
+            ("scores", "report", "readme", "note") if name in CODE_LENGTHS else ("scores", "report", "readme"),
+            is_score=True,
+            keys=(f"val_bpb_{name}",),
+        )
+        for name, meaning in SCORER_MEANINGS.items()
     ),
     Column(
         "mean ln Z",

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from golf_core.results import CODE_LENGTHS
 from orchestrator.claim.columns import Column, columns_in, summary_of
 from orchestrator.claim.statistics import MARGIN_NATS
 from orchestrator.folder.results import Claim, Condition, RunResult, Test
@@ -102,7 +103,7 @@ def _means(claim: Claim, job: Job) -> RenderableType:
     for name, summary in claim.scores.items():
         low_high = summary.ci95
         interval = "" if low_high is None else f"95% interval {low_high[0]:.5f} to {low_high[1]:.5f}"
-        table.add_row(name + ("*" if name == "published" else ""), f"{summary.mean:.5f}", interval)
+        table.add_row(name if name in CODE_LENGTHS else f"{name}*", f"{summary.mean:.5f}", interval)
     if job.baseline is not None:
         table.add_row("baseline", f"{job.baseline.mean_bpb:.5f}", Text(job.baseline.name))
     if claim.margin_bpb is not None:

@@ -18,7 +18,6 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
 from golf_core.events import System
 from golf_core.files import MAX_RECORD_BYTES, open_plain
-from golf_core.results import EvalResult
 from golf_core.strict_json import printable
 from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
@@ -256,7 +255,7 @@ class RunReader:
         if result is not None and result.export is not None:
             figures["artifact_bytes"] = result.export.total_bytes
         if result is not None and result.evaluate is not None and status == "finished":
-            figures["scores"] = _scores(result.evaluate)
+            figures["scores"] = {name: score.bpb for name, score in result.evaluate.scores.items()}
         return SeedView(
             seed=seed,
             status=status,
@@ -272,11 +271,6 @@ class RunReader:
             bpb_series=tuple(log.bpb.points),
             **figures,
         )
-
-
-def _scores(result: EvalResult) -> dict[str, float]:
-    scores = {"neural": result.neural, "mixture": result.mixture, "published": result.published}
-    return {name: score.bpb for name, score in scores.items() if score is not None}
 
 
 def find_runs(output: Path) -> list[Path]:

@@ -210,11 +210,8 @@ class RunMetrics:
         if result.export is not None:
             self._values["golf_artifact_bytes", (seed, "weights")] = result.export.weight_bytes
             self._values["golf_artifact_bytes", (seed, "code")] = result.export.code_bytes
-        scores = result.evaluate
-        for scorer in ("neural", "mixture", "published") if scores else ():
-            score = getattr(scores, scorer)
-            if score is not None:
-                self._values["golf_eval_bpb", (seed, scorer)] = score.bpb
+        for scorer, score in (result.evaluate.scores if result.evaluate else {}).items():
+            self._values["golf_eval_bpb", (seed, scorer)] = score.bpb
 
     def _clear(self, seed: int, lasting: bool) -> None:
         for series in ALL_SERIES:
