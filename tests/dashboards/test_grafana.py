@@ -258,14 +258,14 @@ def test_provisioning_names_what_there_is() -> None:
     sources = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "prometheus.yaml").read_text())
     assert [source["type"] for source in sources["datasources"]] == ["prometheus"]
     (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "golf.yaml").read_text())["providers"]
-    page = (REPO / "docs" / "operators.md").read_text()
+    page = (GRAFANA / "README.md").read_text()
     assert provider["options"]["path"] in page
     (scrape,) = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())["scrape_configs"]
     assert all(file.endswith("prom_metrics_service_discovery.json") for file in scrape["file_sd_configs"][0]["files"])
 
 
 def test_the_page_lists_every_series() -> None:
-    page = (REPO / "docs" / "operators.md").read_text()
+    page = (GRAFANA / "README.md").read_text()
     rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| ([^|]*) \| ([^|]*) \|$", page, re.MULTILINE)
     assert rows == [(s.name, ", ".join(t for t in s.tags if t not in RUN_TAGS), s.meaning) for s in ALL_SERIES]
 
