@@ -70,7 +70,7 @@ class Damaged:
 
 
 def damaged(folder: Path, error: Exception) -> Damaged:
-    """A run that `error` keeps from being read; its sentence leaves out the folder, which stands beside it."""
+    """A run that `error` keeps from being read; the sentence leaves the folder out, whose name stands beside it."""
     return Damaged(folder.name, printable(str(error)).replace(f"{folder}/", "").replace(f"{folder}: ", ""))
 
 

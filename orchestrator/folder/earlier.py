@@ -5,29 +5,24 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from golf_core import records
 from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
 from golf_core.records import nearest
-from golf_core.results import ExportResult, TrainResult
-from orchestrator.folder.layout import ARTIFACT, JOB, RESULT
+from orchestrator.folder.layout import ARTIFACT, RESULT
 from orchestrator.folder.results import SeedResult
 from orchestrator.job.document import MAX_FILE_BYTES, all_of, printable, shown, size_fault, unplain
 from orchestrator.job.load import Job
 
+if TYPE_CHECKING:
+    pass
+from dataclasses import dataclass
 
-@dataclass(frozen=True)
-class EarlierSeed:
-    """What the run called `run_id` left of a seed, for a new evaluation: its artifact and figures."""
-
-    run_id: str
-    artifact: bytes
-    train: TrainResult | None
-    export: ExportResult | None
+from golf_core.results import ExportResult, TrainResult
+from orchestrator.folder.layout import JOB
 
 
 def job_of_run(folder: Path, changes: Mapping[str, Any]) -> Job:
@@ -90,3 +85,13 @@ def earlier_seed(folder: Path, seed: int) -> EarlierSeed:
     decode(artifact, str(path))  # refuse a damaged one before any rank is started
     result = records.load(SeedResult, path.with_name(RESULT))
     return EarlierSeed(folder.resolve().parent.name, artifact, result.train, result.export)
+
+
+@dataclass(frozen=True)
+class EarlierSeed:
+    """What the run called `run_id` left of a seed, for a new evaluation: its artifact and figures."""
+
+    run_id: str
+    artifact: bytes
+    train: TrainResult | None
+    export: ExportResult | None
