@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from golf_core.errors import ConfigError
 from orchestrator.claim.judge import judge, out_of_reach
 from orchestrator.folder.results import Claim, SeedResult, Summary
 from orchestrator.folder.view import RunReader, RunView, SeedView
@@ -23,6 +25,8 @@ class RunState:
     view: RunView
     """What its ledger says."""
     status: RunStatus
+    started: str
+    """When it was started first, to the minute, in local time."""
     ended: float | None
     """Seconds since the epoch; None while it goes on."""
     seeds: tuple[SeedView, ...]
@@ -83,6 +87,7 @@ def state_of(reader: RunReader) -> RunState:
     return RunState(
         view=view,
         status=status,
+        started=_started(view),
         ended=None if goes_on else view.last_sign,
         seeds=seeds,
         claim=claim,
@@ -91,6 +96,14 @@ def state_of(reader: RunReader) -> RunState:
         node_hours=hours,
         cost=None if price is None else price * hours,
     )
+
+
+def _started(view: RunView) -> str:
+    try:
+        return f"{datetime.datetime.fromtimestamp(view.started):%Y-%m-%d %H:%M}"
+    except (ArithmeticError, OSError, ValueError) as error:  # a time that no clock shows
+        kind = type(error).__name__
+        raise ConfigError(f"{view.folder}: holds figures that cannot be shown ({kind})") from None
 
 
 def _status(view: RunView, seeds: Sequence[SeedView]) -> RunStatus:

@@ -143,11 +143,11 @@ def run_view(state: RunState, tail_lines: int) -> Group:
     parts: list[RenderableType] = [_title(state), _seeds_table(state.seeds)]
     for seed in state.seeds:
         if seed.error and seed.status in ("failed", "interrupted"):
-            parts.append(_line((f"seed {seed.seed} {seed.status}: ", STYLES[seed.status]), (seed.error, "")))
+            parts.append(Text.assemble((f"seed {seed.seed} {seed.status}: ", STYLES[seed.status]), (seed.error, "")))
     for seed in _with_tails(state) if tail_lines > 0 else ():
         parts.append(Text(f"\nlog of seed {seed.seed}", "bold"))
         parts += [Text(printable(line), "dim", no_wrap=True, overflow="crop") for line in seed.tail[-tail_lines:]]
-    parts.append(_line(("\nverdict: ", "bold"), (printable(state.sentence), STYLES.get(state.verdict, ""))))
+    parts.append(Text.assemble(("\nverdict: ", "bold"), (printable(state.sentence), STYLES.get(state.verdict, ""))))
     return Group(*parts)
 
 
@@ -205,7 +205,7 @@ def _cells(seed: SeedView) -> Iterator[RenderableType]:
     yield pictures
     count = f"{seed.done:,}/{seed.total:,}" if seed.total and not whole else ""
     left = duration(max(seed.eta_s, 0.0)) if seed.eta_s is not None and seed.status == "running" else ""
-    yield Text(f"{count or '-'}\n{left or _seconds_of(seed) or '-'}")
+    yield Text(f"{count or '-'}\n{left or seed.took or '-'}")
     yield Text(f"{_number(seed.loss, 4)}\n{_number(seed.ms_per_step, 1)}")
     bpb = seed.bpb.get("mixture", seed.bpb.get("neural", seed.val_bpb))
     yield Text(f"{_number(bpb, 5)}\n{_number(seed.artifact_bytes, 0)}")
@@ -331,10 +331,10 @@ def _told(event: Event, attempt: AttemptView) -> str | None:
 
 def _ending(seed: SeedView) -> str:
     if seed.status == "failed":
-        return f"seed {seed.seed}: failed after {_seconds_of(seed)}: {printable(seed.error)}"
+        return f"seed {seed.seed}: failed after {seed.took}: {printable(seed.error)}"
     scores = ", ".join(f"{name} {value:.5f}" for name, value in seed.bpb.items())
     size = f", {seed.artifact_bytes:,} bytes" if seed.artifact_bytes is not None else ""
-    return f"seed {seed.seed}: finished in {_seconds_of(seed)}" + (f", BPB {scores}" if scores else "") + size
+    return f"seed {seed.seed}: finished in {seed.took}" + (f", BPB {scores}" if scores else "") + size
 
 
 # --- a list ---------------------------------------------------------------------------------------
@@ -374,10 +374,9 @@ def _row(run: RunState | Damaged) -> tuple[list[tuple[str, str]], Text]:
     if isinstance(run, Damaged):
         name = printable(run.run_id)
         return [(name, "-"), ("damaged", "-"), ("-", ""), ("-", ""), ("-", "")], Text(run.reason)
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.view.started))
     mean, spread = _mean_and_sd(run.mixture)
     cells = [
-        (printable(run.run_id), started),
+        (printable(run.run_id), run.started),
         (run.status, duration(run.seconds)),
         (f"{run.finished}/{len(run.seeds)}", ""),
         (mean, spread),
@@ -393,16 +392,6 @@ def _mean_and_sd(summary: Summary | None) -> tuple[str, str]:
 
 
 # --- words ----------------------------------------------------------------------------------------
-
-
-def _line(*parts: tuple[str, str]) -> Text:
-    return Text.assemble(*parts)
-
-
-def _seconds_of(seed: SeedView) -> str:
-    """How long the attempt has taken, or empty."""
-    unknown = seed.seconds is None or (seed.ended is None and seed.status == "interrupted")
-    return "" if unknown or seed.seconds is None else duration(seed.seconds)
 
 
 def _cost(state: RunState) -> str:

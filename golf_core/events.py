@@ -68,7 +68,7 @@ class TrainStep(Event):
     ms_per_step: float = math.nan
     tokens_per_s: float = math.nan
     elapsed_s: float = math.nan
-    """On the training clock."""
+    """Seconds on the training clock."""
     eta_s: float = math.nan
     """Seconds that the phase is expected to take still."""
 
@@ -97,9 +97,9 @@ class Chunk(Event):
     bpb_mixture: float | None = None
     bpb_published: float | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Of the published mixture's experts."""
+    """Weights of the published mixture's experts, shares of 1."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Of the valid mixture's parts."""
+    """Weights of the valid mixture's parts, shares of 1."""
     elapsed_s: float = math.nan
     eta_s: float = math.nan
     """Seconds that the phase is expected to take still."""
@@ -128,7 +128,7 @@ class Gpu:
     index: int
     name: str | None = None
     memory_mib: float | None = None
-    """In use."""
+    """Memory in use, MiB."""
     memory_total_mib: float | None = None
     utilisation_percent: float | None = None
     power_w: float | None = None
@@ -141,14 +141,14 @@ class System(Event):
 
     kind: ClassVar[str] = "system"
     elapsed_s: float | None = None
-    """Since the ranks were started."""
+    """Seconds since the ranks were started."""
     cpu_percent: float | None = None
-    """Of all cores."""
+    """Load of all cores together."""
     memory_mib: float | None = None
-    """In use on the node."""
+    """Memory in use on the node, MiB."""
     memory_total_mib: float | None = None
     process_memory_mib: float | None = None
-    """Of rank 0's process."""
+    """Memory of rank 0's process."""
     gpus: tuple[Gpu, ...] = ()
 
 

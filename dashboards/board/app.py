@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dashboards.assets import base_css
 from dashboards.board.mlflow_look import MlflowLook
 from dashboards.board.registry import Registry
-from dashboards.board.view import FILTERS, as_json, run_page, run_row
-from dashboards.live import Damaged
+from dashboards.board.view import FILTERS, as_json, run_page
+from dashboards.live import Damaged, RunState
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.strict_json import printable
 
@@ -89,25 +89,25 @@ class _Board:
             lstrip_blocks=True,
         )
         self._templates.filters |= FILTERS
+        self._templates.tests["damaged"] = lambda run: isinstance(run, Damaged)
 
     # Not coroutines: Starlette runs them in threads, and reading files holds up nobody else.
 
     def index(self, request: Request) -> Response:
-        rows = [run_row(run) for run in self._registry.all()]
-        running = sum(row.status == "running" for row in rows)
+        runs = self._registry.all()
+        running = sum(isinstance(run, RunState) and run.status == "running" for run in runs)
         title = f"{running} running - golf board" if running else "golf board"
         output = printable(str(self._registry.output))
-        return self._page(request, "index.html.j2", title, rows=rows, running=running, output=output)
+        return self._page(request, "index.html.j2", title, runs=runs, running=running, output=output)
 
     def run(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
         run = self._registry.one(run_id)
         if run is None:
             return self._page(request, "missing.html.j2", "no such run", status=404, page=printable(run_id))
-        row = run_row(run)
-        if isinstance(run, Damaged) or row.damaged:
-            return self._page(request, "damaged.html.j2", f"damaged - {row.run_id}", page=row)
-        return self._page(request, "run.html.j2", row=row, **run_page(run, self._mlflow))
+        if isinstance(run, Damaged):
+            return self._page(request, "damaged.html.j2", f"damaged - {printable(run.run_id)}", run=run)
+        return self._page(request, "run.html.j2", **run_page(run, self._mlflow))
 
     def report(self, request: Request) -> Response:
         """The run's report, which brings its own policy."""

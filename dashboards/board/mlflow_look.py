@@ -30,7 +30,7 @@ class Standing:
 
     words: str
     address: str | None = None
-    """Of the run's page, where the store is a server."""
+    """Address of the run's page, where the store is a server."""
     command: str | None = None
     """That opens MLflow on the store, where it is a file."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +20,7 @@ SKIP = 0.03
 DASH = "–"
 GIB = 1024.0
 PHASE_SHARE = 0.05
-"""Of the time of an attempt: shorter phases are not named."""
+"""Share of an attempt's time below which a phase is not named."""
 COLOURS = 6
 KINDS = {
     "claim": "is-holds",
@@ -40,48 +39,16 @@ OF_ALL_SEEDS = ("every seed finished and reported", "number of seeds")
 """Conditions that every run breaks until its last seeds have ended."""
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A run in the list."""
-
-    run_id: str
-    href: str
-    status: str
-    damaged: str = ""
-    """Why it cannot be read; then there is nothing else."""
-    verdict: str = ""
-    """Empty where it says no more than the status."""
-    sentence: str = ""
-    seeds: tuple[SeedView, ...] = ()
-    finished: str = ""
-    mean: str = DASH
-    """Of the mixture's BPB over the finished seeds."""
-    spread: str = ""
-    started: str = ""
-    took: str = ""
-    hours: str = ""
-    cost: str = DASH
-
-
-def run_row(run: RunState | Damaged) -> RunRow:
-    """A run in the list; one with figures that cannot be shown is damaged."""
-    if isinstance(run, RunState):
-        try:
-            return _row(run)
-        except (ArithmeticError, ValueError, TypeError, OSError) as error:
-            run = Damaged(run.run_id, f"holds figures that cannot be shown ({type(error).__name__})")
-    return RunRow(printable(run.run_id), _href(run.run_id), "damaged", damaged=run.reason)
-
-
-def run_page(state: RunState, mlflow: MlflowLook) -> dict[str, Any]:
+def run_page(run: RunState, mlflow: MlflowLook) -> dict[str, Any]:
     """One run in full, by the names that its template has."""
     return {
-        "title": _title(state),
-        "conditions": [_condition(c, state) for c in (state.claim.conditions if state.claim else ())],
-        "charts": _charts(state),
-        "gangs": _gangs(state),
-        "mlflow": mlflow.of(state.view),
-        "has_report": (state.view.folder / "report.html").is_file(),
+        "title": _title(run),
+        "run": run,
+        "conditions": [_condition(c, run) for c in (run.claim.conditions if run.claim else ())],
+        "charts": _charts(run),
+        "gangs": _gangs(run),
+        "mlflow": mlflow.of(run.view),
+        "has_report": (run.view.folder / "report.html").is_file(),
     }
 
 
@@ -133,30 +100,22 @@ def _title(state: RunState) -> str:
     return f"{state.verdict} - {name}"
 
 
-def _href(run_id: str) -> str:
-    return "/runs/" + quote(run_id, safe="", errors="surrogateescape")
-
-
-def _row(state: RunState) -> RunRow:
-    summary = state.mixture
-    return RunRow(
-        run_id=printable(state.run_id),
-        href=_href(state.run_id),
-        status=state.status,
-        verdict="" if state.verdict == state.status else state.verdict,
-        sentence=state.sentence,
-        seeds=state.seeds,
-        finished=f"{state.finished} of {len(state.seeds)}",
-        mean=DASH if summary is None else f"{summary.mean:.5f}",
-        spread="" if summary is None or summary.sd is None else f" ± {summary.sd:.5f}",
-        started=f"{datetime.datetime.fromtimestamp(state.view.started):%Y-%m-%d %H:%M}",
-        took=duration(state.seconds),
-        hours=f"{state.node_hours:,.2f}",
-        cost=DASH if state.cost is None else f"{state.cost:,.2f}",
-    )
-
-
 # --- what the templates call ---
+
+
+def href(run: RunState | Damaged) -> str:
+    """Where a run's page is."""
+    return "/runs/" + quote(run.run_id, safe="", errors="surrogateescape")
+
+
+def verdict(run: RunState) -> str:
+    """The verdict; empty where it says no more than the status."""
+    return "" if run.verdict == run.status else run.verdict
+
+
+def spread(run: RunState) -> str:
+    """The standard deviation of the mixture's BPB, with its sign; empty where there is none."""
+    return "" if run.mixture is None or run.mixture.sd is None else f" ± {run.mixture.sd:.5f}"
 
 
 def kind(word: str) -> str:
@@ -173,11 +132,6 @@ def share(seed: SeedView) -> float | None:
     """How much of the phase is done, 0 to 1; None where none goes on."""
     going_on = seed.phase and seed.total and seed.status == "running"
     return min(seed.done / seed.total, 1.0) if going_on else None
-
-
-def took(seed: SeedView) -> str:
-    """How long the attempt has taken; empty for one that was interrupted, which left no word of when."""
-    return "" if seed.seconds is None or seed.status == "interrupted" else duration(seed.seconds)
 
 
 def where(seed: SeedView) -> str:
@@ -224,15 +178,8 @@ def _gib(used_mib: float, total_mib: float | None) -> str:
 
 
 FILTERS = {
-    "duration": duration,
-    "gpus": gpus,
-    "kind": kind,
-    "machine": machine,
-    "number": number,
-    "phases": phases,
-    "share": share,
-    "took": took,
-    "where": where,
+    filter.__name__: filter
+    for filter in (duration, gpus, href, kind, machine, number, phases, printable, share, spread, verdict, where)
 }
 
 

@@ -12,7 +12,7 @@ from dashboards.charts.figure import Figure, Legend, Table
 from dashboards.charts.paper import Frame, bounds, frame, join, line, svg, text
 
 DRAWN_POINTS = 700
-"""Of a curve: more than a line has room for."""
+"""Points of a curve at the most: more than a line has room for."""
 
 
 @dataclass(frozen=True)

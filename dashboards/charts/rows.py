@@ -14,7 +14,7 @@ from dashboards.charts.paper import WIDTH, Scale, bounds, line, rect, svg, text,
 
 ROW = 34
 LEFT, RIGHT, FOOT, BAR = 116, 20, 46, 20
-"""Of charts of bars; BAR is a bar's height."""
+"""Margins of a chart of bars, and the height of a bar."""
 DOTS_LEFT, DOTS_RIGHT, DOTS_FOOT, HEAD = 150, 24, 48, 44
 WORDS = 130
 """Room for the words beside a line."""

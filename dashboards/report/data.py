@@ -143,7 +143,7 @@ def _events(path: Path, missing: list[str]) -> list[Event]:
 
 
 def _curve(events: Sequence[Event], kind: type[TrainStep | Validation], names: Sequence[str]) -> Curve:
-    """Of `kind`, all events by step; a step that was taken again counts as it was at last."""
+    """The events of `kind` by step; a step that was taken again counts as it was at last."""
     by_step = {event.step: event for event in events if isinstance(event, kind)}
     rows = [by_step[step] for step in sorted(by_step)]
     return Curve({name: tuple(float(getattr(row, name)) for row in rows) for name in names})

@@ -22,7 +22,7 @@ from orchestrator.job.load import Job
 
 TAIL_LINES = 12
 MAX_POINTS = 600
-"""Of each series: beyond that, every second point is dropped."""
+"""Points of a series at the most: beyond that, every second one is dropped."""
 MAX_LINE = 500
 """Characters that are shown of a line of a log."""
 MAX_NAME = 60
@@ -44,8 +44,8 @@ class _Series:
         self.points: list[tuple[float, float]] = []
         self._every, self._seen = 1, 0
 
-    def add(self, x: Any, y: Any) -> None:
-        if not isinstance(x, (int, float)) or not isinstance(y, (int, float)) or not math.isfinite(y):
+    def add(self, x: int, y: float | None) -> None:
+        if y is None or not math.isfinite(y):
             return
         if self._seen % self._every == 0:
             self.points.append((float(x), float(y)))

@@ -18,6 +18,7 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError, GolfError
 from golf_core.events import System
 from golf_core.files import MAX_RECORD_BYTES, open_plain
+from golf_core.log_text import duration
 from golf_core.strict_json import printable
 from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
@@ -131,12 +132,13 @@ class SeedView:
     seed: int
     status: SeedStatus
     attempt: int = 0
-    """Counted from 1; 0: not begun."""
+    """Number of the attempt, counted from 1; 0: not begun."""
     phase: str = ""
-    """Going on now."""
+    """The phase that goes on now."""
     done: int = 0
-    """Steps or chunks of the phase."""
+    """Steps or chunks of the phase that are done."""
     total: int = 0
+    """Steps or chunks of the whole phase."""
     eta_s: float | None = None
     """Seconds that the phase is expected to take still."""
     ms_per_step: float | None = None
@@ -166,11 +168,11 @@ class SeedView:
     """Chunks and running BPB of the mixture, or of the model alone where there is no mixture."""
 
     @property
-    def seconds(self) -> float | None:
-        """How long the attempt has taken, or took; None before it has begun."""
-        if self.started is None:
-            return None
-        return max((time.time() if self.ended is None else self.ended) - self.started, 0.0)
+    def took(self) -> str:
+        """How long the attempt has taken, in words; empty before it has begun, or where it left no word of its end."""
+        if self.started is None or self.status == "interrupted":
+            return ""
+        return duration(max((time.time() if self.ended is None else self.ended) - self.started, 0.0))
 
 
 def view_of(folder: Path) -> RunView:
@@ -224,7 +226,7 @@ class RunReader:
     def seeds(self, view: RunView, goes_on: bool) -> tuple[SeedView, ...]:
         """All seeds of the run as they stand, of which the ledger says `view`."""
         newest = {attempt.seed: attempt for attempt in view.attempts if attempt.newest}
-        return tuple(self._seed(view, seed, newest.get(seed), goes_on) for seed in view.job.seeds)
+        return tuple(self._seed(seed, newest.get(seed), goes_on) for seed in view.job.seeds)
 
     def result(self, seed: int) -> SeedResult | None:
         """What is recorded of a seed; None where nothing can be read: `golf rebuild` makes it anew."""
@@ -237,7 +239,7 @@ class RunReader:
             self._results[seed] = (stamp, recorded(SeedResult, path))
         return self._results[seed][1]
 
-    def _seed(self, view: RunView, seed: int, attempt: AttemptView | None, goes_on: bool) -> SeedView:
+    def _seed(self, seed: int, attempt: AttemptView | None, goes_on: bool) -> SeedView:
         if attempt is None:
             return SeedView(seed, "queued" if goes_on else "interrupted")
         log = self._logs.setdefault((seed, attempt.number), LiveLog(attempt.log))
@@ -319,7 +321,7 @@ def _attempts(folder: Path, entries: Sequence[Entry]) -> tuple[AttemptView, ...]
 
 
 def _superseded(attempt: AttemptView) -> AttemptView:
-    # Where the log of an attempt is kept when the next begins: see `seed_run.begin_log`.
+    # Where the log of an attempt is kept when the next begins: see `resume.begin_log`.
     log = attempt.log.with_name(f"{attempt.log.stem}.attempt-{attempt.number}{attempt.log.suffix}")
     return replace(attempt, newest=False, log=log)
 

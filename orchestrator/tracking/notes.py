@@ -12,7 +12,7 @@ from orchestrator.folder.view import AttemptView, RunView
 from orchestrator.job.markdown import markdown_table
 
 MAX_TEXT_CHARS = 400
-"""Of one text of a file; a description may hold 8,000 characters in all."""
+"""Characters of one text of a file; a description may hold 8,000 in all."""
 MAX_SEEDS = 25
 REPORT = "report.html"
 """Name of the report in a run's folder, where one was written."""
@@ -30,19 +30,19 @@ def escaped(text: str) -> str:
 
 
 def running_note(view: RunView) -> str:
-    """Of a run that goes on."""
+    """Description of a run that goes on."""
     finished = {attempt.seed for attempt in view.attempts if attempt.status == "finished"}
     return f"running; {len(finished)} of {len(view.job.seeds)} seeds finished\n\n{_about(view)}"
 
 
 def interrupted_note(view: RunView) -> str:
-    """Of a run that ended without a word."""
+    """Description of a run that ended without a word."""
     resume = _command(f"golf run --resume {shlex.quote(str(view.folder))}")
     return f"**The run ended without a word.** Go on with:\n\n{resume}\n\n{_about(view)}"
 
 
 def claim_note(view: RunView, result: RunResult) -> str:
-    """Of a run that has ended: verdict, conditions, seeds, and how to get the same again."""
+    """Description of a run that has ended: verdict, conditions, seeds, and how to get the same again."""
     parts = [f"**{escaped(result.claim.sentence)}**", _about(view), _conditions(result.claim)]
     parts += ["**Seeds**", _seeds(result.seeds)]  # with nothing in between, MLflow's pages show two tables as one
     folder = shlex.quote(str(view.folder))
@@ -54,7 +54,7 @@ def claim_note(view: RunView, result: RunResult) -> str:
 
 
 def seed_note(attempt: AttemptView, result: SeedResult | None) -> str:
-    """Of one attempt at a seed; `result`: the seed's, where this is its newest attempt."""
+    """Description of one attempt at a seed; `result`: the seed's, where this is its newest attempt."""
     if attempt.status == "finished" and result is not None and result.status == "finished":
         return f"Seed {attempt.seed} finished.\n\n{_seeds([result])}"
     if attempt.status:

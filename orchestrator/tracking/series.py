@@ -10,7 +10,7 @@ from typing import Any
 from golf_core.events import Chunk, Event, PhaseFinished, System, TrainStep, Validation
 
 MAX_GPUS = 64
-"""Of one machine."""
+"""GPUs of one machine at the most."""
 
 
 @dataclass(frozen=True)

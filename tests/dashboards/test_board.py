@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -279,39 +273,6 @@ def test_a_run_that_was_gone_on_with(tmp_path: Path) -> None:
         held.append("run_started", attempt=2, provenance={})
         assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "running"
         held.close()
-
-
-# --- the command -----------------------------------------------------------------------------------
-
-SERVE = "import sys; from pathlib import Path; from dashboards.board import serve; "
-
-
-def test_the_command_serves_on_loopback_and_ends(tmp_path: Path) -> None:
-    program = SERVE + "serve(Path(sys.argv[1]), '127.0.0.1', None)"
-    server = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        found = re.fullmatch(r"board: (http://127\.0\.0\.1:\d+)   \(Ctrl-C ends it\)\n", line)
-        assert found is not None, line
-        assert get(f"{found[1]}/healthz")[:2] == (200, "ok")
-        server.send_signal(signal.SIGINT)
-        rest, _ = server.communicate(timeout=20)
-        assert rest == ""
-    finally:
-        server.kill()
-        server.wait()
-
-
-def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
-    from dashboards.board import serve
-    from golf_core.errors import UserError
-
-    with closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        with pytest.raises(UserError, match=r"--port \d+: cannot listen there .* choose another port"):
-            serve(tmp_path, "127.0.0.1", holder.getsockname()[1])
 
 
 def test_a_folder_that_is_copied_while_it_is_watched(tmp_path: Path, output: Path) -> None:

@@ -24,6 +24,7 @@ from browser import chromium, page  # noqa: F401
 from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up import VALUES
 from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards.board.mlflow_look import MlflowLook
@@ -118,18 +119,6 @@ def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None
     assert "damaged" not in text
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**25), 10**25)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["finished", "failed", "train", 42, 1e300, -1.0]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=4,
-)
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "run"
@@ -192,7 +181,7 @@ def test_another_run_under_the_same_name_is_another_run(tmp_path: Path) -> None:
     whole_run(tmp_path / "run", seeds=(7,), train=40)
     other = registry.one("run")
     assert isinstance(other, RunState) and [seed.seed for seed in other.seeds] == [7]
-    assert len(other.state.seeds[0].loss_series) == 40
+    assert len(other.seeds[0].loss_series) == 40
 
 
 def test_a_damaged_run_is_shown_again_when_it_is_mended(tmp_path: Path) -> None:
@@ -427,13 +416,13 @@ def served(output: Path, host: str) -> Iterator[tuple[subprocess.Popen[str], str
         server.communicate()
 
 
-def test_two_boards_and_an_end_by_sigterm(tmp_path: Path) -> None:
-    with served(tmp_path, "127.0.0.1") as (one, first), served(tmp_path, "127.0.0.1") as (_, second):
-        assert first != second
-        assert get(f"{first}/healthz")[0] == get(f"{second}/healthz")[0] == 200
-        one.send_signal(signal.SIGTERM)
-        assert one.wait(timeout=30) == 0
-        assert one.stderr is not None and one.stderr.read() == ""
+def test_two_boards_on_loopback_and_their_ends(tmp_path: Path) -> None:
+    with served(tmp_path, "127.0.0.1") as (one, first), served(tmp_path, "127.0.0.1") as (other, second):
+        assert first != second and first.startswith("http://127.0.0.1:")
+        for server, address, end in ((one, first, signal.SIGTERM), (other, second, signal.SIGINT)):
+            assert get(f"{address}/healthz")[:2] == (200, "ok")
+            server.send_signal(end)
+            assert server.communicate(timeout=30) == ("", "") and server.returncode == 0
 
 
 def test_loopback_of_the_sixth_version(tmp_path: Path) -> None:
@@ -448,9 +437,14 @@ def test_loopback_of_the_sixth_version(tmp_path: Path) -> None:
         assert get(f"{address}/healthz", Host="evil.example")[0] == 400
 
 
-def test_a_host_of_another_machine_is_one_sentence(tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
     from dashboards.board import serve
     from golf_core.errors import UserError
 
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        with pytest.raises(UserError, match=r"--port \d+: cannot listen there .* choose another port"):
+            serve(tmp_path, "127.0.0.1", holder.getsockname()[1])
     with pytest.raises(UserError, match=r"^--host 192\.0\.2\.1: cannot listen there \(.*\); choose an address of this"):
         serve(tmp_path, "192.0.2.1", None)

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from board_tools import free_port
 from claim_builders import finished, job
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,16 +165,11 @@ def test_hours_and_cost_go_on_where_an_earlier_driver_ended(tmp_path: Path) -> N
         metrics.close()
 
 
-def test_a_run_without_a_price_has_no_cost(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny-3"
-    begin_run(folder).close()
-    metrics = RunMetrics(folder, job(cost__per_node_hour=None), True, Known())
-    try:
-        names = {name for name, _, _ in metrics.samples()}
-        assert "golf_node_hours" in names
-        assert "golf_cost" not in names
-    finally:
-        metrics.close()
+def test_a_run_without_a_price_has_no_cost(made: Made) -> None:
+    metrics = RunMetrics(made[1], job(cost__per_node_hour=None), True, Known())
+    metrics.close()
+    names = {name for name, _, _ in metrics.samples()}
+    assert "golf_node_hours" in names and "golf_cost" not in names
 
 
 def test_values_are_set_again_and_once_more_at_the_end(made: Made) -> None:
@@ -319,12 +314,6 @@ class Prometheus:
             self._process.kill()
             self._process.wait()
         self._log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

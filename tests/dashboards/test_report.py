@@ -19,6 +19,7 @@ from drawing import examples
 from full_size import NASTY, as_json, full_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up import spoil
 from run_builders import begin_run, finish_run, whole_run
 from typer.testing import CliRunner
 
@@ -239,16 +240,6 @@ def test_what_is_damaged_is_left_out_and_named(name: str, damage: bytes, tmp_pat
         assert "Not shown in this report:" in text and name in text
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**25), 10**25)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["finished", "neural", 42, 1e300, -1.0, 0]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=4,
-)
 MADE_UP = [f"seed-42/{name}" for name in ("audit.json", "breakdown.json", "log.jsonl", "data.json", "result.json")]
 
 
@@ -293,17 +284,6 @@ def test_a_section_that_cannot_be_drawn_says_so(sound: Path, tmp_path: Path) -> 
     text = text_of(write_run_report(tmp_path / "run", tmp_path / "r.html"))
     assert "Where the losses lie Not shown: its figures cannot be read (KeyError)." in text
     assert text.count("cannot be read") == 1 and "Budgets" in text
-
-
-def spoil(content: Any, data: st.DataObject) -> None:
-    """Replace something in a record, at any depth."""
-    places = range(len(content)) if isinstance(content, list) else sorted(content)
-    at = data.draw(st.sampled_from(places))
-    inside = content[at]
-    if isinstance(inside, (dict, list)) and inside and data.draw(st.integers(0, 3)):
-        spoil(inside, data)
-    else:
-        content[at] = data.draw(VALUES)
 
 
 def test_no_result_is_one_sentence(tmp_path: Path) -> None:

@@ -236,16 +236,12 @@ def test_a_watch_begins_with_the_last_lines_of_the_attempt_that_goes_on(
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(("ending", "code"), [("run_stopped", 1), (None, 1)])
-def test_a_run_that_was_stopped_or_interrupted_ends_with_1(
-    going_on: tuple[Path, Ledger], ending: str | None, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_stopped_ends_with_1(going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
     folder, ledger = going_on
-    if ending:
-        ledger.append(ending, reason="stopped by the user")
+    ledger.append("run_stopped", reason="stopped by the user")
     ledger.close()
-    assert watch_run(folder, once=False) == code
-    assert ("stopped" if ending else "interrupted") in capsys.readouterr().out
+    assert watch_run(folder, once=False) == 1
+    assert "stopped" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("narrow")
@@ -277,24 +273,25 @@ def test_a_folder_that_is_no_runs_is_refused_in_a_sentence(name: str, tmp_path: 
 # --- a real terminal ------------------------------------------------------------------------------
 
 
-def test_ctrl_c_in_a_terminal_leaves_the_run_alone(going_on: tuple[Path, Ledger]) -> None:
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_in_a_terminal_the_watch_ends_with_the_run_or_with_ctrl_c(
+    interrupted: bool, going_on: tuple[Path, Ledger]
+) -> None:
     folder, ledger = going_on
     script = "import sys; from pathlib import Path; from dashboards.terminal import watch_run; "
     script += f"sys.exit(watch_run(Path({str(folder)!r}), False))"
-    code, seen = in_terminal(script, until="50/200", then=lambda child: child.send_signal(signal.SIGINT))
-    assert code == INTERRUPTED
+
+    def then(child: subprocess.Popen[bytes]) -> None:
+        child.send_signal(signal.SIGINT) if interrupted else ledger.close()
+
+    code, seen = in_terminal(script, until="50/200", then=then)
+    assert code == (INTERRUPTED if interrupted else 1)
     assert "Traceback" not in seen
     assert "\x1b[?25h" in seen.rpartition("\x1b[?25l")[2]  # the cursor is back
-    ledger.append("run_stopped", reason="still ours")  # the ledger is held by us all the time
-
-
-def test_in_a_terminal_the_watch_ends_with_the_run(going_on: tuple[Path, Ledger]) -> None:
-    folder, ledger = going_on
-    script = "import sys; from pathlib import Path; from dashboards.terminal import watch_run; "
-    script += f"sys.exit(watch_run(Path({str(folder)!r}), False))"
-    code, seen = in_terminal(script, until="50/200", then=lambda child: ledger.close())
-    assert code == 1
-    assert "interrupted" in seen
+    if interrupted:
+        ledger.append("run_stopped", reason="still ours")  # the ledger is held by us all the time
+    else:
+        assert "interrupted" in seen
 
 
 def in_terminal(script: str, until: str, then: Callable[[subprocess.Popen[bytes]], Any]) -> tuple[int, str]:

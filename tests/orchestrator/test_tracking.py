@@ -33,12 +33,9 @@ from run_builders import (
 )
 
 from golf_core.errors import RunError
-from golf_core.events import Chunk
 from orchestrator.folder.redaction import Redactor
-from orchestrator.tracking.series import series
 from orchestrator.tracking.store import MAX_PARAM_CHARS, Store, default_uri, flatten, sqlite_path
 from orchestrator.tracking.sync import Mirror, OutageError, Tracker, sole_writer, sync
-from orchestrator.tracking.sync import sync as mirror_module
 
 CLOSE_S = 200.0  # MLflow's first seconds are slow on a busy machine
 
@@ -376,7 +373,7 @@ def test_batches_are_of_a_size_that_mlflow_takes(tmp_path: Path, monkeypatch: py
     whole_run(folder, (42,), train=700)
     sizes: list[int] = []
     real = Store.send
-    monkeypatch.setattr(mirror_module, "READ_BYTES", 20_000)
+    monkeypatch.setattr("golf_core.event_log.READ_BYTES", 20_000)
     monkeypatch.setattr(
         Store, "send", lambda self, run, points, sent: (sizes.append(len(points)), real(self, run, points, sent))
     )
@@ -405,19 +402,11 @@ def test_flatten() -> None:
     assert flatten(record) == expected
 
 
-def test_chunk_without_the_mixer() -> None:
-    event = Chunk(3, 4, bpb_neural=1.5)
-    assert series(event) == (3, {"eval/bpb_neural": 1.5})
-
-
-@pytest.mark.parametrize("name", ["plain", "two words", "50%25", "a?b", "a#b"])
-def test_addresses(name: str, tmp_path: Path) -> None:
-    assert sqlite_path(default_uri(tmp_path / name)) == tmp_path / name / "mlflow.db"
-
-
-@pytest.mark.parametrize("uri", ["http://host:5000", "https://host", "postgresql://me@host/db", "sqlite://", ""])
-def test_addresses_without_a_file(uri: str) -> None:
-    assert sqlite_path(uri) is None
+def test_addresses(tmp_path: Path) -> None:
+    for name in ("plain", "two words", "50%25", "a?b", "a#b"):
+        assert sqlite_path(default_uri(tmp_path / name)) == tmp_path / name / "mlflow.db"
+    for uri in ("http://host:5000", "https://host", "postgresql://me@host/db", "sqlite://", ""):
+        assert sqlite_path(uri) is None
 
 
 def test_import_is_light() -> None:
