@@ -199,7 +199,7 @@ def test_no_server_outlives_a_killed_command(empty_store: str) -> None:
 
 
 def test_no_results_yet(tmp_path: Path) -> None:
-    with pytest.raises(NoResultsError, match=r"mlflow\.db: no results yet; run `golf run jobs/smoke\.yaml` first"):
+    with pytest.raises(NoResultsError, match=r"mlflow\.db: no results yet; `golf run` with a job file makes some"):
         serve(default_uri(tmp_path), None)
 
 
