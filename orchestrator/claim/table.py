@@ -94,7 +94,9 @@ def _by_seed(columns: Sequence[Column], *titles: str) -> Table:
     for title in titles:
         table.add_column(title)
     for column in columns:
-        table.add_column(column.title.replace("/", "/\n").replace(" ", "\n"), justify="right", no_wrap=True)
+        title = column.title.replace("/", "/\n")
+        title = title.replace(" ", "\n") if title.count(" ") == 1 else title
+        table.add_column(title, justify="right", no_wrap=True)
     return table
 
 
