@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import typer
 import yaml
+from test_house import LEVELS
 
 REPO = Path(__file__).resolve().parents[1]
 DOCS = REPO / "docs"
@@ -28,6 +33,8 @@ OF_THE_READER = {"jobs/mine.yaml"}
 """Files that a page tells its reader to make."""
 HOSTS = {"github.com", "docs.ray.io", "huggingface.co", "keepachangelog.com", "semver.org", "127.0.0.1", "localhost"}
 SVG = "{http://www.w3.org/2000/svg}"
+CALL = re.compile(r"^\| \d+ \| ((?:· )*)`(\w+\.[\w.]+)`", re.MULTILINE)
+"""A row of the architecture's list of calls: how deep it lies, and what is called."""
 
 
 def name_of(page: Path) -> str:
@@ -102,6 +109,48 @@ def test_diagrams_have_a_title_a_ground_and_text(picture: Path) -> None:
     assert texts
     for text in texts:
         assert 0 <= float(text.get("x", "-1")) <= width and 0 <= float(text.get("y", "-1")) <= height
+
+
+# --- one seed's way ---
+
+
+def found_at(name: str) -> tuple[ModuleType, Any]:
+    """The module that a dotted name lies in, and what it names."""
+    parts = (name if name.startswith("golf_core.") else f"orchestrator.{name}").split(".")
+    depth = next(n for n in range(len(parts) - 1, 0, -1) if is_module(".".join(parts[:n])))
+    module = importlib.import_module(".".join(parts[:depth]))
+    return module, attrgetter(".".join(parts[depth:]))(module)
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a part of it is a class
+        return False
+
+
+def level_of(name: str) -> int:
+    """The level of a call's package: the root of the service above all, the science below."""
+    return -1 if name.startswith("golf_core.") else LEVELS.get(name.partition(".")[0], 1 + max(LEVELS.values()))
+
+
+def test_one_seeds_way_is_the_codes_and_goes_down() -> None:
+    calls = [
+        (len(dots) // 2, name) for dots, name in CALL.findall((DOCS / "architecture.md").read_text(encoding="utf-8"))
+    ]
+    assert len(calls) > 15
+    callers: list[str] = []
+    for depth, name in calls:
+        _, called = found_at(name)
+        assert callable(called)
+        del callers[depth:]
+        assert len(callers) == depth, f"{name}: no call stands above it"
+        if callers:
+            caller, _ = found_at(callers[-1])
+            if callers[-1] != "run.rank.Rank.work_on":  # which calls the function of the stage's name
+                assert name.rpartition(".")[2] in inspect.getsource(caller), f"{callers[-1]} does not call {name}"
+            assert level_of(name) <= level_of(callers[-1]) or name.startswith("plugins."), f"{name} goes up"
+        callers.append(name)
 
 
 # --- commands ---
