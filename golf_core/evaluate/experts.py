@@ -94,7 +94,7 @@ def expert_nlls(neural: NeuralTerms, rows: Tensor, counts: NgramCounts, at: Posi
     """nll of each target under the five experts, float32 [n, 5] in the order of `EXPERTS`.
 
     `rows` [n] tells which row of `neural` belongs to each position. The fifth "nll" is the neural entropy,
-    whatever the token: it is no probability distribution (see docs/validity.md).
+    whatever the token: it is no probability distribution (see docs/science.md).
     """
     columns = [neural.log_probs[rows, at.target].neg(), *counts.nlls(at), neural.entropy[rows]]
     assert len(columns) == len(EXPERTS)
