@@ -24,10 +24,9 @@ from torch import Tensor
 
 from golf_core.artifact.codec import decode, encode
 from golf_core.artifact.export import CHECKPOINT_NAME, load_checkpoint
-from golf_core.artifact.fit import MIN_ELEMENTS, MIN_SIDE, fit
+from golf_core.artifact.fit import MIN_ELEMENTS, MIN_SIDE, fit, sensitivities
 from golf_core.artifact.packed import encode_packed
 from golf_core.artifact.quantize import Quantized, quantize_all
-from golf_core.artifact.sensitivity import sensitivities
 from golf_core.config import GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import single

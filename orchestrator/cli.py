@@ -228,7 +228,7 @@ def check(
     """
     from golf_core import strict_json
     from orchestrator.job.load import load_job, parse_changes
-    from orchestrator.preflight.table import console, show_preflight
+    from orchestrator.preflight.findings import console, show_preflight
     from orchestrator.run.check import check_on_gang
 
     loaded = load_job(job, parse_changes(set_ or []))

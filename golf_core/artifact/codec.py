@@ -10,8 +10,15 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
-from golf_core.artifact.header import Entry, decompress, header_bytes, read_array, read_header
-from golf_core.artifact.packed import PACKED_MAGIC, decode_packed
+from golf_core.artifact.packed import (
+    PACKED_MAGIC,
+    Entry,
+    decode_packed,
+    decompress,
+    header_bytes,
+    read_array,
+    read_header,
+)
 from golf_core.artifact.quantize import Quantized
 from golf_core.config import ModelConfig
 from golf_core.errors import ArtifactError

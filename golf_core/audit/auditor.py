@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from golf_core.audit import diagnosis
-from golf_core.audit.causality import Watch, try_cuts, try_snapshot
+from golf_core.audit.causality import (
+    Edges,
+    Position,
+    Watch,
+    choose_cuts,
+    choose_positions,
+    interleaved,
+    try_cuts,
+    try_snapshot,
+)
 from golf_core.audit.normalization import (
     FIRST_SAMPLE,
     DistributionCheck,
@@ -32,7 +41,6 @@ from golf_core.audit.passes import (
     take_snapshots,
     usable,
 )
-from golf_core.audit.positions import Edges, Position, choose_cuts, choose_positions, interleaved
 from golf_core.audit.report import (
     PARTS,
     AuditOptions,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from golf_core.audit.causality import AFTER_UPDATE
 from golf_core.audit.normalization import about_one
-from golf_core.audit.positions import AFTER_UPDATE
 from golf_core.audit.report import (
     CAUSAL,
     DOCUMENTS,

@@ -17,8 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from golf_core.audit.causality import Watch
-from golf_core.audit.positions import Position, changes
+from golf_core.audit.causality import Position, Watch, changes
 from golf_core.audit.report import AuditOptions, DistributionEvidence, KraftSum
 from golf_core.audit.scorer import F64, Losses, Snapshot, Subject, Tokens, differences
 

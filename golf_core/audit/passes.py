@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golf_core.audit.causality import Watch
-from golf_core.audit.positions import Position
+from golf_core.audit.causality import Position, Watch
 from golf_core.audit.report import FastPath, Repeatability
 from golf_core.audit.scorer import Losses, ScorerError, Snapshot, Subject, Tokens, WrongCountError, beyond, differences
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golf_core.config import EvalConfig
-from golf_core.model.embeddings import HASH_CURRENT, HASH_PREVIOUS
+from golf_core.model.blocks import HASH_CURRENT, HASH_PREVIOUS
 from golf_core.results import EXPERTS
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from golf_core.data.tokenizer import BOS
-from golf_core.mixture.table import CountTable
 
 MULTIPLIER_A = -4658895280553007687  # splitmix64's constants as signed integers (Steele, Lea and Flood 2014)
 MULTIPLIER_B = -7723592293110705685
@@ -196,3 +195,168 @@ def _mixed(state: Tensor) -> Tensor:
     state = (state ^ (state >> 30)) * MULTIPLIER_A
     state = (state ^ (state >> 27)) * MULTIPLIER_B
     return state ^ (state >> 31)
+
+
+# --- the table of counts ---
+
+EMPTY = -1
+# 2^64 / golden ratio, as a signed integer: Fibonacci hashing (Knuth, TAOCP 3, 6.4).
+FIBONACCI = -7046029254386353131
+FIRST_CAPACITY = 1 << 12
+SLICE = 1 << 22
+"""Slots that are moved at a time into a larger table: what this takes beside the two tables stays small."""
+
+
+class CountTable:
+    """Exact integer counts under keys >= 0 (int64), `width` of them a key. Absent keys count zero.
+
+    Which slot a key lands in may depend on the device; what is read under it does not.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._width, self._device = width, device
+        # Slots looked at before the first stop to see who is done: a GPU looks faster than it stops.
+        self._probes = 8 if device.type == "cuda" else 1
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._allocate(FIRST_CAPACITY)
+        self._used = 0
+
+    def get(self, keys: Tensor) -> Tensor:
+        """Counts [width, n] int32 of `keys` [n]."""
+        # Free slots hold zeros.
+        return self._values[:, self._find(keys)]
+
+    def add(self, keys: Tensor, amounts: Tensor) -> None:
+        """Add `amounts` [width, n] int32 under `keys` [n], which must be distinct."""
+        slots = self._insert(keys)
+        self._values[:, slots] += amounts
+
+    def put(self, keys: Tensor, amounts: Tensor) -> None:
+        """The same, but in place of what was counted."""
+        slots = self._insert(keys)
+        self._values[:, slots] = amounts
+
+    def _find(self, keys: Tensor) -> Tensor:
+        """The slot [n] that holds each of `keys` [n], or the free one where it would go."""
+        home = self._home(keys)
+        slots, pending = torch.empty_like(home), torch.arange(len(keys), device=self._device)
+        first, last = 0, self._probes
+        while len(pending):
+            # Steps of 1, 2, 3, ... reach every slot of a power of two, and no long runs of occupied ones form.
+            step = torch.arange(first, last, device=self._device)
+            at = (home[pending, None] + step * (step + 1) // 2) & self._mask
+            found = self._keys[at]
+            done, where = ((found == keys[pending, None]) | (found == EMPTY)).int().max(dim=1, keepdim=True)
+            slots[pending] = at.gather(1, where)[:, 0]
+            pending = pending[done[:, 0] == 0]
+            first, last = last, last + 2 * (last - first)
+        return slots
+
+    def _insert(self, keys: Tensor) -> Tensor:
+        # At most half full, so that a run of occupied slots stays short.
+        needed = self._used + len(keys)
+        if 2 * needed > self._mask + 1:
+            self._grow(needed)
+        slots = self._find(keys)
+        self._used += int((self._keys[slots] == EMPTY).sum())
+        # Several keys may want one free slot: one of them gets it, the others look on.
+        self._keys[slots] = keys
+        while len(lost := (self._keys[slots] != keys).nonzero().flatten()):
+            slots[lost] = self._find(keys[lost])
+            self._keys[slots[lost]] = keys[lost]
+        return slots
+
+    def _grow(self, needed: int) -> None:
+        parts = zip(self._keys.split(SLICE), self._values.split(SLICE, dim=1), strict=True)
+        self._allocate(1 << (4 * needed - 1).bit_length())
+        self._used = 0
+        for keys, values in parts:
+            kept = (keys != EMPTY).nonzero().flatten()
+            self.put(keys[kept], values[:, kept])
+
+    def _allocate(self, capacity: int) -> None:
+        self._mask = capacity - 1
+        self._shift = 64 - self._mask.bit_length()
+        self._keys = torch.full((capacity,), EMPTY, dtype=torch.int64, device=self._device)
+        self._values = torch.zeros(self._width, capacity, dtype=torch.int32, device=self._device)
+
+    def _home(self, keys: Tensor) -> Tensor:
+        # The shift keeps the sign, the mask takes it away.
+        return ((keys * FIBONACCI) >> self._shift) & self._mask
+
+
+# --- the longest match ---
+
+LONGEST = 32
+"""Tokens by which matches are told apart."""
+SHIFT = 5
+PRIME = 1_000_003
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For n positions: the predicted next token and the number of matching tokens before it, int64 [n] each.
+
+    Length 0 means no match; the prediction is then meaningless.
+    """
+
+    predicted: Tensor
+    length: Tensor
+
+
+class LongestMatch:
+    """Finds, for each position, the latest earlier place whose last `least` tokens are the same.
+
+    The place is found by a hash and then compared token by token, up to `LONGEST` tokens back, so a collision is no
+    match. Only the tokens up to the position are looked at.
+    """
+
+    def __init__(self, least: int, tokens: Tensor, device: torch.device) -> None:
+        self._least, self._tokens = least, tokens
+        self.table = CountTable(1, device)
+        self._keys = torch.empty(0, dtype=torch.int64, device=device)
+        self._begin = 0
+
+    def look(self, begin: int, end: int) -> Matches:
+        """Matches at positions begin..end - 1."""
+        device = self._tokens.device
+        at = torch.arange(begin, end, device=device)
+        self._begin, self._keys = begin, self._hash(at)
+        # Stored one higher, so that an absent key (0) is no position.
+        earlier = self.table.get(self._keys)[0].long() - 1
+        place = torch.maximum(_previous(self._keys, begin), earlier)
+        back = torch.arange(LONGEST, device=device)[:, None]
+        theirs, ours = place - back, at - back
+        same = (theirs >= 0) & (self._tokens[theirs.clamp_min(0)] == self._tokens[ours.clamp_min(0)])
+        # How far back the first difference is; small integers are compared faster.
+        length = torch.where(same, LONGEST, back.short()).amin(dim=0).long()
+        length = length.masked_fill(length < self._least, 0)
+        # place < at, so the token after it has been seen.
+        return Matches(self._tokens[place.clamp_min(0) + 1], length)
+
+    def learn(self) -> None:
+        """Remember the positions of the last `look`."""
+        keys, order = torch.sort(self._keys, stable=True)
+        last = torch.ones_like(keys, dtype=torch.bool)
+        last[:-1] = keys[1:] != keys[:-1]
+        where = last.nonzero().flatten()
+        self.table.put(keys[where], (order[where] + self._begin + 1).int()[None])
+
+    def _hash(self, at: Tensor) -> Tensor:
+        state = torch.zeros_like(at)
+        for back in range(self._least):
+            index = at - back
+            token = self._tokens[index.clamp_min(0)].masked_fill(index < 0, EMPTY)
+            state = state * PRIME + token + 1
+        return (state ^ (state >> SHIFT)) & ((1 << 62) - 1)
+
+
+def _previous(keys: Tensor, begin: int) -> Tensor:
+    """The latest earlier position with the same key [n] int64, counting from `begin`; -1 where there is none."""
+    ordered, order = torch.sort(keys, stable=True)
+    out = torch.full_like(keys, -1)
+    out[order[1:]] = torch.where(ordered[1:] == ordered[:-1], order[:-1] + begin, -1)
+    return out

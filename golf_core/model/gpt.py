@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf_core.config import ModelConfig
-from golf_core.model.attention import Block
-from golf_core.model.embeddings import BigramEmbedding, SmearGate, ValueEmbedding
-from golf_core.model.layers import Linear, rms_norm, rotary_tables
+from golf_core.model.blocks import BigramEmbedding, Block, Linear, SmearGate, ValueEmbedding, rms_norm, rotary_tables
 
 ORTHOGONAL_MIN_SIDE = 64
 

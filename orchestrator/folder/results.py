@@ -9,8 +9,7 @@ from typing import Literal
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
 from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, CHECKPOINT, PROGRAM, READABLE, SNAPSHOT
-from orchestrator.job.limits import PhaseLimits
-from orchestrator.job.load import Job
+from orchestrator.job.load import Job, PhaseLimits
 
 
 @dataclass(frozen=True)

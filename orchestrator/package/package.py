@@ -34,8 +34,7 @@ from orchestrator.package.manifest import (
     weights_name,
     without_paths,
 )
-from orchestrator.package.readme import readme
-from orchestrator.package.submission import Author, submission
+from orchestrator.package.submission import Author, readme, submission
 
 OLD_PROGRAM = "train_gpt.pyz"
 REQUIRED = ("torch", "numpy", "sentencepiece")

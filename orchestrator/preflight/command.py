@@ -46,8 +46,8 @@ def plan_command(
     """Say what a job would run, how long, at what price, and how many seeds its claim needs. Starts nothing."""
     from golf_core import strict_json
     from orchestrator.job.load import load_job, parse_changes
+    from orchestrator.preflight.findings import console, plan_view, show_findings
     from orchestrator.preflight.plan import plan
-    from orchestrator.preflight.table import console, plan_view, show_findings
 
     try:
         found = plan(load_job(job, parse_changes(set_ or [])), places, power, sd, gain)

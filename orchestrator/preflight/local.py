@@ -15,10 +15,8 @@ from golf_core.errors import UserError
 from orchestrator.folder.provenance import provenance
 from orchestrator.job.load import Job
 from orchestrator.preflight.data import check_data_folder
-from orchestrator.preflight.disk import check_disk, check_shm, existing, need_of
 from orchestrator.preflight.findings import Finding, error, from_error, ok, warning
-from orchestrator.preflight.gpus import check_gpus
-from orchestrator.preflight.nodes import misfit, this_machine
+from orchestrator.preflight.machine import check_disk, check_gpus, check_shm, existing, misfit, need_of, this_machine
 from orchestrator.tracking.store import masked, sqlite_path
 
 DISTRIBUTION = "golf-service"

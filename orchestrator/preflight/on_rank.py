@@ -17,14 +17,13 @@ from golf_core.config import GolfConfig
 from golf_core.train.projection import AllReduce, DryRun
 from orchestrator.job.load import Job
 from orchestrator.preflight.data import check_data_folder
-from orchestrator.preflight.disk import check_disk, check_shm, need_of
 from orchestrator.preflight.findings import Finding, Preflight, error, ok
-from orchestrator.preflight.gpus import check_gpus, is_kind
+from orchestrator.preflight.machine import check_disk, check_gpus, check_shm, is_kind, need_of
 from orchestrator.preflight.plan import estimate
 
 if TYPE_CHECKING:
     from golf_core.distributed import Ranks
-from orchestrator.job.limits import phase_limits
+from orchestrator.job.load import phase_limits
 from orchestrator.preflight.findings import warning
 
 SEARCH_TOKENS = 1_000_000_000

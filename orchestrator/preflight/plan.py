@@ -10,8 +10,7 @@ from statistics import stdev
 from golf_core.train.projection import DryRun
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, margin_in_bpb
 from orchestrator.folder.results import wanted_stages
-from orchestrator.job.limits import phase_limits
-from orchestrator.job.load import Baseline, Job
+from orchestrator.job.load import Baseline, Job, phase_limits
 
 POWER = 0.8
 

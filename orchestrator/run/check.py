@@ -9,10 +9,9 @@ from typing import Any
 from golf_core import strict_json
 from golf_core.errors import RunError
 from golf_core.events import Event, ignore
-from orchestrator.job.limits import phase_limits
-from orchestrator.job.load import Job
+from orchestrator.job.load import Job, phase_limits
 from orchestrator.preflight.findings import Preflight
-from orchestrator.preflight.nodes import refuse_misfit
+from orchestrator.preflight.machine import refuse_misfit
 from orchestrator.preflight.on_rank import DRY_STEPS, judge_ranks, request_of
 from orchestrator.run.cluster import connected, ray_nodes
 from orchestrator.run.gang import Gang, Placement, start_gang

@@ -28,7 +28,7 @@ from orchestrator.folder.results import RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import ResumePoint, resume_point
 from orchestrator.job.load import Job
 from orchestrator.plugins import run_written
-from orchestrator.preflight.nodes import refuse_misfit, this_machine
+from orchestrator.preflight.machine import refuse_misfit, this_machine
 from orchestrator.run.cluster import connected, ray_nodes, turn
 from orchestrator.run.gang import Placement
 from orchestrator.run.prometheus import RunMetrics

@@ -17,7 +17,6 @@ from golf_core.event_log import event_of
 from golf_core.events import Event, JsonLinesLog, Note
 from golf_core.files import sha256, write_bytes, write_text
 from golf_core.results import DataRecord
-from golf_core.train.snapshot import is_whole
 from orchestrator.folder.earlier import EarlierSeed
 from orchestrator.folder.layout import (
     ARTIFACT,
@@ -32,8 +31,7 @@ from orchestrator.folder.provenance import describe_hardware
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import MAKING, STAGES, Attempt, SeedResult, Stage, wanted_stages
 from orchestrator.folder.resume import begin_log
-from orchestrator.job.limits import PhaseLimits, phase_limits
-from orchestrator.job.load import Job
+from orchestrator.job.load import Job, PhaseLimits, phase_limits
 from orchestrator.preflight.findings import sentence
 from orchestrator.preflight.on_rank import DRY_STEPS
 from orchestrator.run.check import check_gang
@@ -214,6 +212,8 @@ class SeedRun:
     def _put_snapshot(self, gang: Gang, snapshot: Path) -> None:
         if self.job.config.train.snapshot_seconds is None or not snapshot.exists():
             return
+        from golf_core.train.snapshot import is_whole
+
         if is_whole(snapshot):
             self._put(gang, snapshot.name)
         else:

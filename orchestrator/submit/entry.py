@@ -13,8 +13,7 @@ from pathlib import PurePath
 
 from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.folder.results import wanted_stages
-from orchestrator.job.limits import phase_limits
-from orchestrator.job.load import Job
+from orchestrator.job.load import Job, phase_limits
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 

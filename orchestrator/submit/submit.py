@@ -160,7 +160,7 @@ def dashboard_address(given: str | None, environment: Mapping[str, str]) -> str:
 
 def open_client(address: str) -> JobSubmissionClient:
     """Ray's client of the dashboard at `address`. Raises `ClusterError`, one sentence, where that cannot be."""
-    from orchestrator.preflight.nodes import ClusterError
+    from orchestrator.preflight.machine import ClusterError
 
     url = urlsplit(address)
     port = url.port or (443 if url.scheme == "https" else 80)
@@ -191,7 +191,7 @@ def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
 
     `what` begins the sentence.
     """
-    from orchestrator.preflight.nodes import ClusterError
+    from orchestrator.preflight.machine import ClusterError
     from orchestrator.submit.follow import is_refusal, within
 
     try:
@@ -223,7 +223,7 @@ def check_version(server: str | None, client: str, own_interpreter: bool) -> str
 
     Raises `ClusterError` where the job would run on this interpreter, whose Ray cannot join the cluster's.
     """
-    from orchestrator.preflight.nodes import ClusterError
+    from orchestrator.preflight.machine import ClusterError
 
     if server is None or server == client:
         return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from golf_core.config import MixerConfig
 from golf_core.data.tokenizer import BOS
-from golf_core.mixture import ladder, matching, tilt
+from golf_core.mixture import contexts, ladder, mixer
 
 Floats = NDArray[np.float64]
 Tokens = Sequence[int]
@@ -61,7 +61,7 @@ def longest_match(tokens: Tokens, t: int, least: int) -> tuple[int, int]:
     for place in range(t - 1, least - 2, -1):
         if tokens[place - least + 1 : place + 1] == tokens[t - least + 1 : t + 1]:
             length = 0
-            while length <= place and length < matching.LONGEST and tokens[place - length] == tokens[t - length]:
+            while length <= place and length < contexts.LONGEST and tokens[place - length] == tokens[t - length]:
                 length += 1
             return tokens[place + 1], length
     return 0, 0
@@ -79,9 +79,9 @@ class PlainTilt:
     """g(y) ~ q(y)^beta (p_doc(y) / p_all(y))^w, dense; BOS counts for no word of a document."""
 
     def __init__(self, vocab_size: int) -> None:
-        bins = len(tilt.LENGTH_BINS) + 1
-        self.exponents = [np.array(tilt.START) for _ in range(bins)]
-        self._precision = [np.diag(tilt.PRIOR_PRECISION) for _ in range(bins)]
+        bins = len(mixer.LENGTH_BINS) + 1
+        self.exponents = [np.array(mixer.START) for _ in range(bins)]
+        self._precision = [np.diag(mixer.PRIOR_PRECISION) for _ in range(bins)]
         self._counts = np.full(vocab_size, FIRST_COUNT)
         self.moments = self._no_moments()
 
@@ -91,8 +91,8 @@ class PlainTilt:
         words = [token for token in tokens[start : t + 1] if token != BOS]
         of_all = self._counts / self._counts.sum()
         in_document = np.bincount(words, minlength=len(of_all)) if words else np.zeros(len(of_all))
-        of_document = (in_document + tilt.SMOOTHING * of_all) / (len(words) + tilt.SMOOTHING)
-        return np.log(of_document / of_all), bin_of(t - start, tilt.LENGTH_BINS)
+        of_document = (in_document + mixer.SMOOTHING * of_all) / (len(words) + mixer.SMOOTHING)
+        return np.log(of_document / of_all), bin_of(t - start, mixer.LENGTH_BINS)
 
     def distribution(self, log_q: Floats, tokens: Tokens, t: int) -> Floats:
         """g [vocab] at position t."""
@@ -105,7 +105,7 @@ class PlainTilt:
 
     def lesson(self, log_q: Floats, tokens: Tokens, t: int) -> None:
         """Take the derivatives of position t's loss, if it is one that counts."""
-        if t % tilt.SAMPLE_EVERY:
+        if t % mixer.SAMPLE_EVERY:
             return
         ratio, which = self.ratio(tokens, t)
         g = self.distribution(log_q, tokens, t)
@@ -120,7 +120,7 @@ class PlainTilt:
         for which, moments in enumerate(self.moments):
             self._precision[which] = self._precision[which] + moments.curvature
             moved = self.exponents[which] + np.linalg.inv(self._precision[which]) @ moments.gradient
-            self.exponents[which] = np.array([min(max(v, a), b) for v, (a, b) in zip(moved, tilt.LIMITS, strict=True)])
+            self.exponents[which] = np.array([min(max(v, a), b) for v, (a, b) in zip(moved, mixer.LIMITS, strict=True)])
         self.moments = self._no_moments()
         for token in targets:
             self._counts[token] += 1

@@ -15,8 +15,7 @@ from golf_core.data.shards import TokenStream, write_shard
 from golf_core.distributed import single
 from golf_core.evaluate.score import Evaluator, PhaseTimes
 from golf_core.evaluate.text import validation_text
-from golf_core.mixture.contexts import ContextCounts
-from golf_core.mixture.matching import LongestMatch
+from golf_core.mixture.contexts import ContextCounts, LongestMatch
 from golf_core.results import EvalResult, TrainResult
 from golf_core.stages import DataPaths
 from golf_core.train.dry_run import dry_run

@@ -14,11 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from golf_core.data.tokenizer import BOS
-from golf_core.mixture import tilt as tilting
-from golf_core.mixture.contexts import ContextCounts, Statistics
-from golf_core.mixture.matching import LONGEST, LongestMatch, Matches
-from golf_core.mixture.table import FIBONACCI, FIRST_CAPACITY, CountTable
-from golf_core.mixture.tilt import DocumentTilt
+from golf_core.mixture import mixer as tilting
+from golf_core.mixture.contexts import (
+    FIBONACCI,
+    FIRST_CAPACITY,
+    LONGEST,
+    ContextCounts,
+    CountTable,
+    LongestMatch,
+    Matches,
+    Statistics,
+)
+from golf_core.mixture.mixer import DocumentTilt
 
 CPU = torch.device("cpu")
 
@@ -81,7 +88,7 @@ def test_table_counts_like_a_dictionary(data: st.DataObject, width: int) -> None
 
 
 def test_table_grows_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("golf_core.mixture.table.SLICE", 3000)
+    monkeypatch.setattr("golf_core.mixture.contexts.SLICE", 3000)
     table, expected = CountTable(2, CPU), dict[int, int]()
     generator = torch.Generator().manual_seed(0)
     for size in (1, FIRST_CAPACITY // 2, 3, 5 * FIRST_CAPACITY, 20_000):

@@ -9,7 +9,7 @@ from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf_core.mixture.weights import ContextWeights, FixedShare, log_sum
+from golf_core.mixture.ladder import ContextWeights, FixedShare, log_sum
 
 
 def test_weights_are_average_posteriors() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from golf_core.artifact import rans
 from golf_core.artifact.codec import decode, encode
-from golf_core.artifact.packed import MAX_VALUES, PACKED_MAGIC, encode_packed, spread_classes
+from golf_core.artifact.packed import MAX_CODED_VALUES, PACKED_MAGIC, encode_packed, spread_classes
 from golf_core.artifact.quantize import Quantized, quantize_all
 from golf_core.config import ArtifactConfig
 from golf_core.errors import ArtifactError
@@ -158,7 +158,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "negative": (lambda: parts(head([INT8 | {"shape": [-1, 2]}]), NONE, NONE), "unknown kind or shape"),
     "infinite": (lambda: parts(head([INT8 | {"shape": [1e999, 2]}]), NONE, NONE), "does not describe a model"),
     "huge": (lambda: parts(head([INT8 | {"shape": [1 << 40, 1 << 40]}]), NONE, NONE), "more values"),
-    "many rows": (lambda: parts(head([INT8 | {"shape": [MAX_VALUES + 1, 0]}]), NONE, NONE), "more values"),
+    "many rows": (lambda: parts(head([INT8 | {"shape": [MAX_CODED_VALUES + 1, 0]}]), NONE, NONE), "more values"),
     "huge float16": (
         lambda: parts(head([{"name": "a", "kind": "float16", "shape": [1 << 40]}]), NONE, NONE),
         "past the end",

@@ -20,7 +20,7 @@ from golf_core.distributed import single
 from golf_core.errors import RunError
 from golf_core.evaluate.adaptation import adaptation_lr
 from golf_core.events import Event
-from golf_core.model.layers import soft_round_int6
+from golf_core.model.blocks import soft_round_int6
 from golf_core.train.clock import TrainingClock, lr_factor, muon_momentum, qat_temperature
 from golf_core.train.loop import Trainer
 

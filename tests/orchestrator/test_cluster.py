@@ -18,7 +18,7 @@ from tiny import REPO, golf, only_run, write_job
 from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 from orchestrator.job.load import Resources
-from orchestrator.preflight.nodes import Node, misfit
+from orchestrator.preflight.machine import Node, misfit
 
 
 class TestMisfit:

@@ -14,7 +14,7 @@ from tiny import REPO, only_run, write_job
 
 from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
-from orchestrator.run.job_queue import GONE_S, JobQueue
+from orchestrator.run.cluster import GONE_S, JobQueue
 
 
 class TestTurnstile:
@@ -45,7 +45,7 @@ import subprocess, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, remove_placement_group
-from orchestrator.run.job_queue import GONE_S
+from orchestrator.run.cluster import GONE_S
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 cluster.add_node(num_cpus=2)

@@ -13,8 +13,7 @@ from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.job.limits import phase_limits
-from orchestrator.job.load import Job, load_job
+from orchestrator.job.load import Job, load_job, phase_limits
 from orchestrator.job.sections import Baseline
 from orchestrator.preflight.command import judge_cost
 from orchestrator.preflight.plan import DRY_RUN_S, estimate, least_excess, plan, plan_power, seeds_for, success

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.preflight.findings import Finding
-from orchestrator.preflight.gpus import check_gpus, is_kind
+from orchestrator.preflight.machine import check_gpus, is_kind
 
 GIB = 1024**3
 

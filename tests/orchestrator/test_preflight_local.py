@@ -24,9 +24,9 @@ from golf_core import strict_json
 from orchestrator.cli import check
 from orchestrator.job.load import Job, load_job
 from orchestrator.preflight.command import plan_command, preflight
-from orchestrator.preflight.disk import check_disk, check_shm, need_of, parameters
 from orchestrator.preflight.findings import Finding, Preflight, PreflightError, error, ok, sentence
 from orchestrator.preflight.local import check_commit, check_here, check_mlflow, check_versions
+from orchestrator.preflight.machine import check_disk, check_shm, need_of, parameters
 
 REPO = Path(__file__).resolve().parents[2]
 CLEAN = {"git_commit": "0" * 40, "git_dirty": "false"}
@@ -216,7 +216,7 @@ def test_a_machine_without_gpus_lists_what_is_missing(tmp_path: Path, monkeypatc
 
 
 def nothing() -> Any:
-    from orchestrator.preflight.nodes import Node
+    from orchestrator.preflight.machine import Node
 
     return Node("this machine", {"CPU": 64.0, "GPU": 0.0})
 

@@ -22,7 +22,7 @@ from tiny import REPO, write_job
 
 from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.job.load import load_job
-from orchestrator.preflight.nodes import ClusterError
+from orchestrator.preflight.machine import ClusterError
 from orchestrator.submit import submit as module
 from orchestrator.submit.follow import Follower, JobEnd, Patience, wait_for_end
 from orchestrator.submit.submit import (

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from golf_core.errors import UserError
 from golf_core.results import MIB
+from orchestrator.job.load import Job, Resources
 from orchestrator.preflight.findings import Finding, error, ok, warning
 
 IDLE_MIB = 1024
@@ -199,3 +204,169 @@ def _told(nvml: Any, function: str, *arguments: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# --- nodes, and whether they can hold the gang of a seed ---
+
+ACCELERATOR_PREFIX = "accelerator_type:"
+
+
+class ClusterError(UserError):
+    """No cluster, or one that can never run the job."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of the cluster offers in all, used or not."""
+
+    name: str
+    resources: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores, as Ray counts them."""
+        return self.resources.get("CPU", 0.0)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of any kind."""
+        return self.resources.get("GPU", 0.0)
+
+    def has(self, accelerator: str) -> bool:
+        """Whether its GPUs are of this kind."""
+        return f"{ACCELERATOR_PREFIX}{accelerator}" in self.resources
+
+
+def this_machine() -> Node:
+    """What a local Ray would find here, without starting one."""
+    gpus = len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+    return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)})
+
+
+def misfit(resources: Resources, nodes: Sequence[Node]) -> str | None:
+    """Why no node can ever hold one seed's gang, as a sentence; None where one can.
+
+    Where a gang is shared out between two nodes, two must hold a half each.
+    """
+    ranks = resources.ranks // resources.nodes
+    place = "on one node" if resources.nodes == 1 else f"on each of {resources.nodes} nodes"
+    if resources.accelerator is not None:
+        most = int(max((node.gpus for node in nodes), default=0))
+        if most < ranks:
+            return f"needs {_count(ranks, 'GPU')} {place}; the largest node has {most}"
+        # A machine that was only looked at does not tell the kind of its GPUs; Ray does.
+        told = [node for node in nodes if any(name.startswith(ACCELERATOR_PREFIX) for name in node.resources)]
+        if told and not any(node.has(resources.accelerator) and node.gpus >= ranks for node in told):
+            kinds = sorted(
+                name.removeprefix(ACCELERATOR_PREFIX)
+                for node in told
+                for name in node.resources
+                if name.startswith(ACCELERATOR_PREFIX)
+            )
+            return f"needs {ranks} GPUs of type {resources.accelerator} {place}; the cluster has {', '.join(kinds)}"
+    cpus = ranks * resources.cpus_per_rank
+    fitting = [node for node in nodes if resources.accelerator is None or node.gpus >= ranks]
+    most_cpus = max((node.cpus for node in fitting), default=0.0)
+    if most_cpus < cpus:
+        return f"needs {cpus:g} CPUs {place}; the largest node has {most_cpus:g}"
+    enough = sum(node.cpus >= cpus for node in fitting)
+    if enough < resources.nodes:
+        return f"needs {resources.nodes} nodes with {_count(ranks, 'rank')} each; the cluster has {enough} such"
+    return None
+
+
+def refuse_misfit(resources: Resources, nodes: Sequence[Node]) -> None:
+    """Raise `ClusterError` with the sentence of `misfit`, and the remedy, if there is one."""
+    sentence = misfit(resources, nodes)
+    if sentence is not None:
+        raise ClusterError(
+            f"resources: each seed {sentence}; use a larger node, or lower resources.ranks (fewer ranks take "
+            "fewer steps in the same time)"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# --- disk and shared memory ---
+
+LOG_BYTES_PER_STEP, LOG_BYTES_PER_CHUNK = 300, 2000
+"""Of the log and the result, measured and rounded up."""
+SEED_OVERHEAD = 4 * MIB
+"""Program, audit, results."""
+RESERVE = 1.5
+SHM_PER_RANK = 64 * MIB
+"""NCCL's buffers between the ranks of one node."""
+SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a job takes."""
+
+    run: int
+    """In the run's folder, all seeds together."""
+    node: int
+    """In the temporary folder of a rank's node, for one seed."""
+    shm: int
+    """In a node's shared memory, for one seed: NCCL, and files on their way through Ray."""
+
+
+def need_of(job: Job) -> Need:
+    """What `job` takes: a checkpoint in float32, the artifact and a log for each seed, with half as much again."""
+    checkpoint, artifact = 4 * parameters(job), job.budgets.artifact_bytes
+    train, evaluate = job.config.train, job.config.evaluate
+    # The length of the text is not known here; the challenge's has 62 million tokens.
+    targets = evaluate.max_tokens or 62_000_000
+    log = train.iterations // train.log_every * LOG_BYTES_PER_STEP
+    log += 2 * (targets // evaluate.chunk_tokens + 1) * LOG_BYTES_PER_CHUNK
+    seed = checkpoint + artifact + log + SEED_OVERHEAD
+    per_node = job.resources.ranks // job.resources.nodes
+    shm = (per_node * SHM_PER_RANK if job.resources.accelerator else 0) + checkpoint + artifact
+    return Need(int(RESERVE * seed * len(job.seeds)), int(RESERVE * 2 * seed), int(shm))
+
+
+def parameters(job: Job) -> int:
+    """Weights of the job's model."""
+    import math
+
+    from golf_core.model.gpt import expected_shapes
+
+    return sum(math.prod(shape) for shape in expected_shapes(job.config.model).values())
+
+
+def check_disk(folder: str, needed: int, where: str) -> Finding:
+    """Whether `folder`, or what will hold it, can be written and has `needed` bytes."""
+    place = existing(Path(folder))
+    if not place.is_dir():
+        return error(f"{place} is a file, where a folder is needed", where, "name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        return error(f"{place} cannot be written", where, "name another folder, or change its permissions")
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        return error(f"{_mib(free)} free in {place}, {_mib(needed)} needed", where, "make room, or name another folder")
+    return ok(f"{_mib(free)} free in {place}, {_mib(needed)} needed", where)
+
+
+def check_shm(needed: int, where: str, strict: bool, shm: Path = SHM) -> Finding:
+    """Whether shared memory has `needed` bytes free; too little is an error where `strict`, as with NCCL."""
+    if not shm.is_dir():
+        return warning(f"there is no {shm}", where, "NCCL and Ray will use slower ways")
+    free = shutil.disk_usage(shm).free
+    if free >= needed:
+        return ok(f"{_mib(free)} free in {shm}, {_mib(needed)} needed", where)
+    remedy = "start the container with more, such as --shm-size=8g, or remount it larger"
+    return (error if strict else warning)(f"{_mib(free)} free in {shm}, {_mib(needed)} needed", where, remedy)
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _mib(count: float) -> str:
+    return f"{count / MIB:,.0f} MiB" if count < 10_000 * MIB else f"{count / MIB / 1024:,.0f} GiB"
