@@ -11,17 +11,16 @@ from urllib.parse import quote
 from dashboards.board.mlflow_look import MlflowLook
 from dashboards.charts import Figure, Line, Rule, line_chart
 from dashboards.live import Damaged, RunState
+from dashboards.pages import SKIP, seed_colour
 from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
 from orchestrator.folder.view import SeedView
 
-SKIP = 0.03
 DASH = "–"
 GIB = 1024.0
 PHASE_SHARE = 0.05
 """Share of an attempt's time below which a phase is not named."""
-COLOURS = 6
 KINDS = {
     "claim": "is-holds",
     "finished": "is-holds",
@@ -224,7 +223,7 @@ def _charts(state: RunState) -> list[Figure]:
 def _lines(state: RunState, series: Callable[[SeedView], Sequence[tuple[float, float]]]) -> list[Line]:
     """A curve for each seed that has one; its colour is the same in every chart."""
     return [
-        Line(f"seed {seed.seed}", [x for x, _ in points], [y for _, y in points], f"s{number % COLOURS}")
+        Line(f"seed {seed.seed}", [x for x, _ in points], [y for _, y in points], seed_colour(number))
         for number, seed in enumerate(state.seeds)
         if (points := series(seed))
     ]

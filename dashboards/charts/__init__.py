@@ -1,7 +1,7 @@
 """Charts as SVG, drawn on the server: they print, follow light and dark, and need no script to be read."""
 
 from dashboards.charts.curves import Line, Rule, area_chart, line_chart
-from dashboards.charts.figure import Figure, Legend, Table
+from dashboards.charts.paper import Figure, Legend, Table
 from dashboards.charts.rows import Bar, Part, Row, bar_chart, dot_chart
 
 __all__ = ["Bar", "Figure", "Legend", "Line", "Part", "Row", "Rule", "Table"]

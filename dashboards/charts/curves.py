@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from dashboards.charts.figure import Figure, Legend, Table
-from dashboards.charts.paper import Frame, bounds, frame, join, line, svg, text
+from dashboards.charts.paper import Figure, Frame, Legend, Table, bounds, frame, join, line, svg, text
 
 DRAWN_POINTS = 700
 """Points of a curve at the most: more than a line has room for."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from dashboards.charts.curves import Rule
-from dashboards.charts.figure import Figure, Legend, Table
-from dashboards.charts.paper import WIDTH, Scale, bounds, line, rect, svg, text, upright_grid
+from dashboards.charts.paper import WIDTH, Figure, Legend, Scale, Table, bounds, line, rect, svg, text, upright_grid
 
 ROW = 34
 LEFT, RIGHT, FOOT, BAR = 116, 20, 46, 20

@@ -10,20 +10,9 @@ from statistics import fmean
 
 from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
-from dashboards.report.page import (
-    Block,
-    Cells,
-    Header,
-    Section,
-    built,
-    grid,
-    or_refused,
-    render,
-    short_p,
-)
+from dashboards.report.page import Block, Cells, Header, Section, grid, or_refused, short_p, write_page
 from golf_core.config import leaves
 from golf_core.evaluate.breakdown import Breakdown
-from golf_core.files import write_text
 from golf_core.results import SCORERS
 from orchestrator.claim.statistics import Paired, paired, summarize, welch
 
@@ -35,9 +24,7 @@ def write_comparison(first: Path, second: Path, path: Path) -> Path:
     """Compare the runs in two folders, and write it to `path`. Raises `ConfigError` where one has no result."""
     a, b = (or_refused(folder, partial(read_run, folder)) for folder in (first, second))
     top = or_refused(second, lambda: _header(a, b))
-    found = [built(title, partial(section, a, b)) for title, section in SECTIONS.items()]
-    write_text(path, render(top, [section for section in found if section is not None]))
-    return path
+    return write_page(path, top, SECTIONS, a, b)
 
 
 def _header(a: RunData, b: RunData) -> Header:

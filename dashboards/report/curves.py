@@ -6,12 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dashboards.charts import Figure, Legend, Line, Rule, Table, area_chart, line_chart
+from dashboards.pages import SKIP, seed_colour
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Section, seed_colour
+from dashboards.report.page import Block, Section
 from golf_core.results import EXPERTS, SCORERS, EvalResult
-
-SKIP = 0.03
-"""The steep beginning does not decide the vertical range."""
 
 
 def training(run: RunData) -> Section | None:

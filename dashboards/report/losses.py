@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from dashboards.charts import Figure, Line, Table, line_chart
+from dashboards.pages import seed_colour
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Section, seed_colour
+from dashboards.report.page import Block, Section
 from golf_core.evaluate.breakdown import Breakdown, Excerpt, Group
 from golf_core.results import SCORERS
 from golf_core.strict_json import printable

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from dashboards.charts import Figure, Legend, Row, Rule, dot_chart
+from dashboards.pages import seed_colour
 from dashboards.report.data import RunData
-from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, seed_colour, short_p
+from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, short_p
 from orchestrator.claim.columns import columns_in, summary_of
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
 

@@ -28,8 +28,7 @@ from made_up import VALUES
 from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.board.registry import Registry
-from dashboards.live import Damaged, RunState, state_of
+from dashboards.live import Damaged, Registry, RunState, state_of
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.seed_log import MAX_LINE
 from orchestrator.folder.view import RunReader, view_of
