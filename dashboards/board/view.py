@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.charts import Figure, Line, Rule, line_chart
+from dashboards.charts import Axes, Figure, Head, Line, Rule, line_chart
 from dashboards.live import Damaged, RunState
 from dashboards.pages import SKIP, seed_colour
 from golf_core.log_text import duration
@@ -213,10 +213,12 @@ def _charts(state: RunState) -> list[Figure]:
     scores = _lines(state, lambda seed: seed.bpb_series)
     charts = []
     if losses:
-        charts.append(line_chart("loss", "Training loss", losses, "step", "nats a token", skip=SKIP))
+        charts.append(line_chart(Head("loss", "Training loss"), Axes("step", "nats a token", SKIP), losses))
     if scores:
         rules = [Rule(baseline.mean_bpb, "baseline")] if baseline is not None else []
-        charts.append(line_chart("bpb", "Running BPB", scores, "chunk", "bits per byte so far", rules=rules, skip=SKIP))
+        charts.append(
+            line_chart(Head("bpb", "Running BPB"), Axes("chunk", "bits per byte so far", SKIP), scores, rules)
+        )
     return charts
 
 

@@ -51,18 +51,23 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart. `ident` is its name in the page; `hover` names the column of `table` along the horizontal axis."""
+class Head:
+    """What stands above and below a chart. `ident` is its name in the page; `wide`: it takes the whole width."""
 
     ident: str
     title: str
-    caption: str
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(Head):
+    """A chart; `hover` names the column of `table` along the horizontal axis."""
+
     svg: Markup
     table: Table
     legend: tuple[Legend, ...] = ()
     hover: str | None = None
-    wide: bool = False
-    """It takes the page's whole width."""
 
 
 def _cell(value: Any) -> Any:
@@ -204,6 +209,21 @@ def svg(
         axis = Markup(" data-low='{!r}' data-high='{!r}' data-log='{:d}'").format(x.low, x.high, x.log)
     opened = head.format(w=WIDTH, h=height, i=ident, t=title, d=summary, axis=axis)
     return join([opened, *parts, Markup("</svg>")])
+
+
+def figure(
+    head: Head,
+    said: str,
+    parts: Sequence[Markup],
+    table: Table,
+    legend: Sequence[Legend] = (),
+    height: int = HEIGHT,
+    x: Scale | None = None,
+) -> Figure:
+    """The chart of `parts`; `said` is what a screen reader says of it, `x` the scale of the first column of `table`."""
+    drawn = svg(head.ident, head.title, said, parts, height, x)
+    hover = None if x is None else table.columns[0]
+    return Figure(**vars(head), svg=drawn, table=table, legend=tuple(legend), hover=hover)
 
 
 def upright_grid(x: Scale, top: float, bottom: float) -> list[Markup]:

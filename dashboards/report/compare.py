@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
+from dashboards.charts import Axes, Figure, Head, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
 from dashboards.report.page import Block, Cells, Header, Section, grid, or_refused, short_p, write_page
 from golf_core.config import leaves
@@ -89,7 +89,7 @@ def _scores(a: RunData, b: RunData) -> Section:
             Row("second", tuple(other), "s1", summarize(other).ci95, "95 % t interval of the mean"),
         ]
         means = (Rule(fmean(one), "mean of the first"),)
-        blocks.append(dot_chart("compare-dots", "Each seed's BPB", drawn, "bits per byte, mixture", means))
+        blocks.append(dot_chart(Head("compare-dots", "Each seed's BPB"), drawn, "bits per byte, mixture", means))
     return Section("scores-section", "Scores", "Each seed counts once; lower is better.", blocks)
 
 
@@ -154,18 +154,10 @@ def _gap(scorer: str, first: Sequence[float], second: Sequence[float], tokens: S
     chunks = list(range(1, len(tokens) + 1))
     lines = [Line("each chunk", chunks, each, "c-muted"), Line("so far", chunks, running, "c-mixture")]
     rows = [[c, round(e, SMALL), round(r, SMALL)] for c, e, r in zip(chunks, each, running, strict=True)]
-    return line_chart(
-        "chunk-gap",
-        f"Difference of the {scorer} score, second less first",
-        lines,
-        "chunk",
-        "nats a token",
-        "Below zero, the second run needs less.",
-        (Rule(0.0, "no difference"),),
-        (Legend("each chunk", "c-muted"), Legend("so far", "c-mixture")),
-        table=Table(("chunk", "each chunk", "so far"), rows),
-        wide=True,
-    )
+    title = f"Difference of the {scorer} score, second less first"
+    head = Head("chunk-gap", title, "Below zero, the second run needs less.", wide=True)
+    table = Table(("chunk", "each chunk", "so far"), rows)
+    return line_chart(head, Axes("chunk", "nats a token"), lines, [Rule(0.0, "no difference")], table=table)
 
 
 def _budgets(a: RunData, b: RunData) -> Section:
