@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -28,7 +28,6 @@ from golf_core.events import Event, Gpu, System
 from golf_core.files import open_plain
 from golf_core.log_text import describe, duration
 from golf_core.strict_json import printable
-from orchestrator.folder.results import Summary
 from orchestrator.folder.seed_log import TAIL_LINES
 from orchestrator.folder.view import AttemptView, RunReader, SeedView, find_runs
 
@@ -42,6 +41,15 @@ WIDE = 118
 NAME_WIDTH = 24
 """Columns of a run's name at the most, where room is short: a longer one is folded."""
 MIB_PER_GIB = 1024.0
+TITLES = ("run", "started", "status", "duration", "seeds", "mixture BPB", "± sd", "cost")
+TWO_LINES: list[tuple[str, ...]] = [
+    ("run", "started"),
+    ("status", "duration"),
+    ("seeds",),
+    ("mixture BPB", "± sd"),
+    ("cost",),
+]
+"""Columns of `golf ls`, of a line each and of two."""
 STYLES = {
     "running": "cyan",
     "starting": "cyan",
@@ -349,46 +357,38 @@ def _state_or_damage(folder: Path) -> RunState | Damaged:
 
 def runs_table(runs: Sequence[RunState | Damaged], wide: bool) -> Table:
     """A row for each run: of one line where there is room, else of two."""
-    pairs = [("run", "started"), ("status", "duration"), ("seeds", ""), ("mixture BPB", "± sd"), ("cost", "")]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
-    for upper, lower in pairs:
-        for title in (upper, lower) if wide else (f"{upper}\n{lower}".strip(),):
-            if title:
-                numeric = upper in ("seeds", "mixture BPB", "cost")
-                table.add_column(title, justify="right" if numeric else "left", no_wrap=upper != "run", overflow="fold")
+    columns = [(name,) for name in TITLES] if wide else TWO_LINES
+    for names in columns:
+        justify: JustifyMethod = "left" if names[0] in TITLES[:4] else "right"
+        table.add_column("\n".join(names), justify=justify, no_wrap=names[0] not in TITLES[:2], overflow="fold")
     if not wide:
         table.columns[0].width = min(NAME_WIDTH, max(len(run.run_id) for run in runs))
     table.add_column("verdict", overflow="fold")
     for run in runs:
         cells, last = _row(run)
-        shown = [cell for pair in cells for cell in (pair if wide else ("\n".join(pair).rstrip(),))]
-        kept = [cell for cell, title in zip(shown, itertools.chain(*pairs), strict=True) if title] if wide else shown
-        style = STYLES.get(run.status if isinstance(run, RunState) else "damaged", "")
-        status = 2 if wide else 1
-        table.add_row(*(Text(cell, style if i == status else "") for i, cell in enumerate(kept)), last)
+        style = STYLES.get(cells["status"], "")
+        shown = [("\n".join(cells[name] for name in names).rstrip(), names) for names in columns]
+        table.add_row(*(Text(text, style if "status" in names else "") for text, names in shown), last)
     return table
 
 
-def _row(run: RunState | Damaged) -> tuple[list[tuple[str, str]], Text]:
-    """Cells in pairs, as `runs_table` names them, and the last one."""
+def _row(run: RunState | Damaged) -> tuple[dict[str, str], Text]:
+    """Cells by the names of their columns, and the last one."""
+    cells = dict.fromkeys(TITLES, "-") | {"run": printable(run.run_id), "status": "damaged", "± sd": ""}
     if isinstance(run, Damaged):
-        name = printable(run.run_id)
-        return [(name, "-"), ("damaged", "-"), ("-", ""), ("-", ""), ("-", "")], Text(run.reason)
-    mean, spread = _mean_and_sd(run.mixture)
-    cells = [
-        (printable(run.run_id), run.started),
-        (run.status, duration(run.seconds)),
-        (f"{run.finished}/{len(run.seeds)}", ""),
-        (mean, spread),
-        ("-" if run.cost is None else f"{run.cost:,.2f}", ""),
-    ]
+        return cells, Text(run.reason)
+    cells |= {
+        "started": run.started,
+        "status": run.status,
+        "duration": duration(run.seconds),
+        "seeds": f"{run.finished}/{len(run.seeds)}",
+        "cost": _number(run.cost, 2),
+    }
+    if run.mixture is not None:
+        cells["mixture BPB"] = f"{run.mixture.mean:.5f}"
+        cells["± sd"] = "" if run.mixture.sd is None else f"± {run.mixture.sd:.5f}"
     return cells, Text(run.verdict, STYLES.get(run.verdict, ""))
-
-
-def _mean_and_sd(summary: Summary | None) -> tuple[str, str]:
-    if summary is None:
-        return "-", ""
-    return f"{summary.mean:.5f}", "" if summary.sd is None else f"± {summary.sd:.5f}"
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""The board's pages: rendered here, kept up to date by a few lines of script that fetch them again."""
+"""The board and its server: pages rendered here, kept up to date by a few lines of script that fetch them again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import socket
+import sys
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -19,13 +22,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboards.assets import base_css
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.board.registry import Registry
 from dashboards.board.view import FILTERS, as_json, run_page
-from dashboards.live import Damaged, RunState
+from dashboards.live import Damaged, Registry, RunState
+from dashboards.pages import base_css, templates_of
+from golf_core.errors import UserError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.strict_json import printable
+from orchestrator.signals import interruptible
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -38,7 +42,28 @@ HEADERS = {
 }
 REPORT_POLICY = "sandbox allow-scripts allow-downloads"
 """A report's scripts run as if they came from nowhere: they cannot read the board."""
+DEFAULT_PORT = 8080
+TRIES = 20
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+
+def serve(output: Path, host: str, port: int | None) -> None:
+    """Show the runs in `output` on `host`:`port` until Ctrl-C or SIGTERM; prints the address in one line.
+
+    Without a port: 8080, or the next free one. Raises `UserError` for a port that is taken or a host that is not of
+    this machine. Whoever binds it beyond loopback lets everybody there read logs and figures. Call it from the main
+    thread: it handles signals.
+    """
+    import uvicorn
+
+    listening = _listen(host, port)
+    loopback = host in ("localhost", "::1") or host.startswith("127.")
+    app = create_app(output, (*LOOPBACK_NAMES, host) if loopback else ("*",))
+    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+    sys.stdout.write(f"board: http://{_reachable(host)}:{listening.getsockname()[1]}   (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    with closing(listening), interruptible(signal.SIGTERM, signal.SIGHUP), suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def create_app(output: Path, hosts: tuple[str, ...] = LOOPBACK_NAMES) -> Starlette:
@@ -81,13 +106,7 @@ class _Guarded:
 class _Board:
     def __init__(self, output: Path) -> None:
         self._registry, self._mlflow = Registry(output), MlflowLook()
-        self._templates = Environment(
-            loader=PackageLoader("dashboards.board", "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._templates = templates_of("dashboards.board")
         self._templates.filters |= FILTERS
         self._templates.tests["damaged"] = lambda run: isinstance(run, Damaged)
 
@@ -156,3 +175,30 @@ def _encoded(text: str) -> bytes:
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(json.dumps(value, allow_nan=False), status, media_type="application/json")
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens; it is bound before anything is printed."""
+    wanted = [port] if port is not None else [*range(DEFAULT_PORT, DEFAULT_PORT + TRIES), 0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reason = ""
+    for candidate in wanted:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, candidate))
+            listening.listen(128)
+        except (OSError, OverflowError) as error:
+            listening.close()
+            reason = getattr(error, "strerror", None) or str(error)
+            continue
+        return listening
+    if port is None:
+        raise UserError(f"--host {host}: cannot listen there ({reason}); choose an address of this machine")
+    raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or host")
+
+
+def _reachable(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):
+        return "127.0.0.1" if host != "::" else "[::1]"
+    return f"[{host}]" if ":" in host else host

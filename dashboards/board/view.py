@@ -9,19 +9,18 @@ from typing import Any
 from urllib.parse import quote
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.charts import Figure, Line, Rule, line_chart
+from dashboards.charts import Axes, Figure, Head, Line, Rule, line_chart
 from dashboards.live import Damaged, RunState
+from dashboards.pages import SKIP, seed_colour
 from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
 from orchestrator.folder.view import SeedView
 
-SKIP = 0.03
 DASH = "–"
 GIB = 1024.0
 PHASE_SHARE = 0.05
 """Share of an attempt's time below which a phase is not named."""
-COLOURS = 6
 KINDS = {
     "claim": "is-holds",
     "finished": "is-holds",
@@ -214,17 +213,19 @@ def _charts(state: RunState) -> list[Figure]:
     scores = _lines(state, lambda seed: seed.bpb_series)
     charts = []
     if losses:
-        charts.append(line_chart("loss", "Training loss", losses, "step", "nats a token", skip=SKIP))
+        charts.append(line_chart(Head("loss", "Training loss"), Axes("step", "nats a token", SKIP), losses))
     if scores:
         rules = [Rule(baseline.mean_bpb, "baseline")] if baseline is not None else []
-        charts.append(line_chart("bpb", "Running BPB", scores, "chunk", "bits per byte so far", rules=rules, skip=SKIP))
+        charts.append(
+            line_chart(Head("bpb", "Running BPB"), Axes("chunk", "bits per byte so far", SKIP), scores, rules)
+        )
     return charts
 
 
 def _lines(state: RunState, series: Callable[[SeedView], Sequence[tuple[float, float]]]) -> list[Line]:
     """A curve for each seed that has one; its colour is the same in every chart."""
     return [
-        Line(f"seed {seed.seed}", [x for x, _ in points], [y for _, y in points], f"s{number % COLOURS}")
+        Line(f"seed {seed.seed}", [x for x, _ in points], [y for _, y in points], seed_colour(number))
         for number, seed in enumerate(state.seeds)
         if (points := series(seed))
     ]

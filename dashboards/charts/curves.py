@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from dashboards.charts.figure import Figure, Legend, Table
-from dashboards.charts.paper import Frame, bounds, frame, join, line, svg, text
+from dashboards.charts.paper import Figure, Frame, Head, Legend, Table, bounds, figure, frame, join, line, text
 
 DRAWN_POINTS = 700
 """Points of a curve at the most: more than a line has room for."""
@@ -36,43 +35,43 @@ class Rule:
     label: str
 
 
+@dataclass(frozen=True)
+class Axes:
+    """What a chart of curves is drawn over."""
+
+    x_label: str
+    y_label: str
+    skip: float = 0.0
+    """Share of the horizontal axis whose values do not decide the vertical range: a beginning that would press all
+    the rest flat."""
+    log_x: bool = False
+
+
 def line_chart(
-    ident: str,
-    title: str,
+    head: Head,
+    axes: Axes,
     lines: Sequence[Line],
-    x_label: str,
-    y_label: str,
-    caption: str = "",
     rules: Sequence[Rule] = (),
     legend: Sequence[Legend] | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-    skip: float = 0.0,
     table: Table | None = None,
-    wide: bool = False,
 ) -> Figure:
-    """Curves in one frame.
-
-    `skip`: share of the horizontal axis whose values do not decide the vertical range (a beginning that would press
-    all the rest flat). `table` replaces the table made of the curves, whose first column is x.
-    """
+    """Curves in one frame. `table` replaces the table made of the curves, whose first column is x."""
     xs = [x for curve in lines for x in curve.x]
     x_range = (min(xs), max(xs)) if xs else (0.0, 1.0)
     if x_range[0] == x_range[1]:
         x_range = (x_range[0] - 0.5, x_range[1] + 0.5)
-    from_x = x_range[0] + skip * (x_range[1] - x_range[0])
+    from_x = x_range[0] + axes.skip * (x_range[1] - x_range[0])
     ys = [y for curve in lines for x, y in zip(curve.x, curve.y, strict=True) if x >= from_x]
     near = [rule for rule in rules if _near(rule.value, ys)]
-    paper = frame(x_range, bounds([*ys, *(r.value for r in near)], log_y), x_label, y_label, log_x, log_y)
+    paper = frame(x_range, bounds([*ys, *(r.value for r in near)]), axes.x_label, axes.y_label, axes.log_x)
     parts = [paper.axes()]
     parts += [_rule(paper, rule) for rule in near]
     parts += [_curve(paper, curve) for curve in lines]
     parts.append(line(0, 0, 0, 0, "cross"))
-    table = table or _table(lines, x_label)
+    table = table or _table(lines, axes.x_label)
     if legend is None:
         legend = [Legend(curve.name, curve.colour, curve.dashed) for curve in lines]
-    drawn = svg(ident, title, _said(lines, y_label), parts, x=paper.x)
-    return Figure(ident, title, caption, drawn, table, tuple(legend), table.columns[0], wide)
+    return figure(head, _said(lines, axes.y_label), parts, table, legend, x=paper.x)
 
 
 def _near(value: float, ys: Sequence[float]) -> bool:
@@ -94,9 +93,7 @@ def _rule(paper: Frame, rule: Rule) -> Markup:
 
 def _curve(paper: Frame, curve: Line) -> Markup:
     points = list(zip(curve.x, curve.y, strict=True))
-    sound = [
-        (x, y) for x, y in points if math.isfinite(y) and (y > 0 or not paper.y.log) and (x > 0 or not paper.x.log)
-    ]
+    sound = [(x, y) for x, y in points if math.isfinite(y) and (x > 0 or not paper.x.log)]
     pieces = []
     last = None
     for x, y in thinned(sound):
@@ -142,13 +139,7 @@ DRAWN = 400
 
 
 def area_chart(
-    ident: str,
-    title: str,
-    x: Sequence[float],
-    shares: Mapping[str, Sequence[float]],
-    x_label: str,
-    colours: Mapping[str, str],
-    caption: str = "",
+    head: Head, x_label: str, x: Sequence[float], shares: Mapping[str, Sequence[float]], colours: Mapping[str, str]
 ) -> Figure:
     """Stacked shares [len(x)] by name, the first at the bottom."""
     x_range = (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, float(x[0]) if len(x) else 1.0)
@@ -170,5 +161,4 @@ def area_chart(
     table = Table((x_label, *shares), [[at, *(values[i] for values in shares.values())] for i, at in enumerate(x)])
     ends = "; ".join(f"{name} {values[-1]:.3f}" for name, values in shares.items() if len(values))
     said = f"Shares at the end: {ends}." if ends else "No figures."
-    legend = tuple(Legend(name, colours[name]) for name in shares)
-    return Figure(ident, title, caption, svg(ident, title, said, parts, x=paper.x), table, legend, x_label)
+    return figure(head, said, parts, table, [Legend(name, colours[name]) for name in shares], x=paper.x)

@@ -1,12 +1,84 @@
-"""The paper of a chart: scales, frame, axes, and what is drawn on it."""
+"""A picture with its words and exact figures, and the paper it is drawn on: scales, frame, axes."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
+
+from golf_core.strict_json import printable
+
+PLAIN_IN_URL = " ,.-+:/()'*"
+"""Characters of a CSV file that a data address takes as they are."""
+SPREADSHEET_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Exact figures: a row each, as many cells as there are columns. Cells are texts, numbers, or None."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+    @property
+    def csv(self) -> str:
+        """As a CSV file (RFC 4180): numbers in full or in the digits they were recorded with."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([_cell(name) for name in self.columns])
+        writer.writerows([[_cell(value) for value in row] for row in self.rows])
+        return file.getvalue()
+
+    @property
+    def href(self) -> str:
+        """The CSV file as a data address."""
+        return "data:text/csv;charset=utf-8," + quote(self.csv, safe=PLAIN_IN_URL)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """One entry: a label, and the class of colour that it explains."""
+
+    label: str
+    colour: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above and below a chart. `ident` is its name in the page; `wide`: it takes the whole width."""
+
+    ident: str
+    title: str
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(Head):
+    """A chart; `hover` names the column of `table` along the horizontal axis."""
+
+    svg: Markup
+    table: Table
+    legend: tuple[Legend, ...] = ()
+    hover: str | None = None
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if not isinstance(value, str):
+        return value
+    # A text that a spreadsheet would run is kept a text; one with line breaks stays in its row.
+    return printable("'" + value if value.startswith(SPREADSHEET_FORMULA) else value)
 
 
 @dataclass(frozen=True)
@@ -137,6 +209,21 @@ def svg(
         axis = Markup(" data-low='{!r}' data-high='{!r}' data-log='{:d}'").format(x.low, x.high, x.log)
     opened = head.format(w=WIDTH, h=height, i=ident, t=title, d=summary, axis=axis)
     return join([opened, *parts, Markup("</svg>")])
+
+
+def figure(
+    head: Head,
+    said: str,
+    parts: Sequence[Markup],
+    table: Table,
+    legend: Sequence[Legend] = (),
+    height: int = HEIGHT,
+    x: Scale | None = None,
+) -> Figure:
+    """The chart of `parts`; `said` is what a screen reader says of it, `x` the scale of the first column of `table`."""
+    drawn = svg(head.ident, head.title, said, parts, height, x)
+    hover = None if x is None else table.columns[0]
+    return Figure(**vars(head), svg=drawn, table=table, legend=tuple(legend), hover=hover)
 
 
 def upright_grid(x: Scale, top: float, bottom: float) -> list[Markup]:

@@ -9,8 +9,20 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from dashboards.charts.curves import Rule
-from dashboards.charts.figure import Figure, Legend, Table
-from dashboards.charts.paper import WIDTH, Scale, bounds, line, rect, svg, text, upright_grid
+from dashboards.charts.paper import (
+    WIDTH,
+    Figure,
+    Head,
+    Legend,
+    Scale,
+    Table,
+    bounds,
+    figure,
+    line,
+    rect,
+    text,
+    upright_grid,
+)
 
 ROW = 34
 LEFT, RIGHT, FOOT, BAR = 116, 20, 46, 20
@@ -42,15 +54,7 @@ class Bar:
         return sum(part.value for part in self.parts)
 
 
-def bar_chart(
-    ident: str,
-    title: str,
-    bars: Sequence[Bar],
-    unit: str,
-    limit: float | None = None,
-    caption: str = "",
-    digits: int = 1,
-) -> Figure:
+def bar_chart(head: Head, bars: Sequence[Bar], unit: str, limit: float | None = None, digits: int = 1) -> Figure:
     """One bar a row; with a `limit`, a line at it."""
     height = 12 + ROW * len(bars) + FOOT
     longest = max([bar.total for bar in bars] + ([limit] if limit else []), default=1.0) or 1.0
@@ -79,14 +83,7 @@ def bar_chart(
     legend = [Legend(name, colour) for name, colour in names.items()] if len(names) > 1 else []
     if limit is not None:
         legend.append(Legend(f"limit {limit:,.0f} {unit}", "limit"))
-    return Figure(
-        ident,
-        title,
-        caption,
-        svg(ident, title, said, parts, height=height),
-        Table(("row", "part", unit), rows),
-        tuple(legend),
-    )
+    return figure(head, said, parts, Table(("row", "part", unit), rows), legend, height)
 
 
 @dataclass(frozen=True)
@@ -102,12 +99,10 @@ class Row:
 
 
 def dot_chart(
-    ident: str,
-    title: str,
+    head: Head,
     rows: Sequence[Row],
     unit: str,
     rules: Sequence[Rule] = (),
-    caption: str = "",
     legend: Sequence[Legend] = (),
     digits: int = 5,
 ) -> Figure:
@@ -138,9 +133,7 @@ def dot_chart(
     said = "; ".join(f"{row.label} {', '.join(f'{v:.{digits}f}' for v in row.dots)}" for row in rows)
     said += "".join(f"; {rule.label} {rule.value:.{digits}f}" for rule in rules)
     columns = ("row", unit, "low", "high", "interval")
-    return Figure(
-        ident, title, caption, svg(ident, title, said + ".", parts, height=height), Table(columns, table), tuple(legend)
-    )
+    return figure(head, said + ".", parts, Table(columns, table), legend, height)
 
 
 def _rules(x: Scale, rules: Sequence[Rule], bottom: float) -> list[Markup]:

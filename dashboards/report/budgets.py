@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from dashboards.charts import Bar, Figure, Legend, Part, Table, bar_chart
-from dashboards.charts.paper import WIDTH, Scale, rect, svg, text, upright_grid
+from dashboards.charts import Bar, Figure, Head, Legend, Part, Table, bar_chart
+from dashboards.charts.paper import WIDTH, Scale, figure, rect, text, upright_grid
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Section
 from golf_core.results import EvalResult
@@ -24,18 +24,18 @@ def budgets(run: RunData) -> Section | None:
     trained = [(s, t) for s in run.seeds if (t := s.result.train) is not None]
     if trained:
         bars = [Bar(s.label, (Part("training clock", t.train_seconds, "a0"),)) for s, t in trained]
-        blocks.append(bar_chart("train-budget", "Training clock", bars, "s", limits.train_seconds))
+        blocks.append(bar_chart(Head("train-budget", "Training clock"), bars, "s", limits.train_seconds))
     evaluated = [(s, v) for s in run.seeds if (v := s.result.evaluate) is not None]
     if evaluated:
         bars = [Bar(s.label, _evaluation(v)) for s, v in evaluated]
         caption = "By phase, of rank 0." if any(v.seconds_by_phase for _, v in evaluated) else ""
-        blocks.append(bar_chart("eval-budget", "Evaluation", bars, "s", limits.eval_seconds, caption))
+        blocks.append(bar_chart(Head("eval-budget", "Evaluation", caption), bars, "s", limits.eval_seconds))
     exported = [s for s in run.seeds if s.result.export is not None]
     if exported:
         bars = [Bar(s.label, _bytes(s)) for s in exported]
         caption = "; ".join(sorted({f"{s.label}: {s.result.export.summary}" for s in exported if s.result.export}))
-        chart = bar_chart("bytes-budget", "Artifact", bars, "bytes", limits.artifact_bytes, caption, digits=0)
-        blocks.append(chart)
+        head = Head("bytes-budget", "Artifact", caption)
+        blocks.append(bar_chart(head, bars, "bytes", limits.artifact_bytes, digits=0))
     if any(s.spans for s in run.seeds):
         blocks.append(_timeline(run.seeds))
     if not blocks:
@@ -91,9 +91,6 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
     said = "; ".join(
         f"{s.label}: " + ", ".join(f"{span.name} {span.ended - span.began:.0f} s" for span in s.spans) for s in drawn
     )
-    picture = svg("timeline", "What was done when", said + ".", parts, height=height)
-    legend = tuple(Legend(name, PHASE_COLOURS.get(name, "a5")) for name in names)
-    table = Table(("seed", "phase", "began s", "ended s"), rows)
-    return Figure(
-        "timeline", "What was done when", f"Minutes since {since}; last attempts.", picture, table, legend, wide=True
-    )
+    head = Head("timeline", "What was done when", f"Minutes since {since}; last attempts.", wide=True)
+    legend = [Legend(name, PHASE_COLOURS.get(name, "a5")) for name in names]
+    return figure(head, said + ".", parts, Table(("seed", "phase", "began s", "ended s"), rows), legend, height)

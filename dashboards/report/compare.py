@@ -8,22 +8,11 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from dashboards.charts import Figure, Legend, Line, Row, Rule, Table, dot_chart, line_chart
+from dashboards.charts import Axes, Figure, Head, Line, Row, Rule, Table, dot_chart, line_chart
 from dashboards.report.data import RunData, read_run
-from dashboards.report.page import (
-    Block,
-    Cells,
-    Header,
-    Section,
-    built,
-    grid,
-    or_refused,
-    render,
-    short_p,
-)
+from dashboards.report.page import Block, Cells, Header, Section, grid, or_refused, short_p, write_page
 from golf_core.config import leaves
 from golf_core.evaluate.breakdown import Breakdown
-from golf_core.files import write_text
 from golf_core.results import SCORERS
 from orchestrator.claim.statistics import Paired, paired, summarize, welch
 
@@ -35,9 +24,7 @@ def write_comparison(first: Path, second: Path, path: Path) -> Path:
     """Compare the runs in two folders, and write it to `path`. Raises `ConfigError` where one has no result."""
     a, b = (or_refused(folder, partial(read_run, folder)) for folder in (first, second))
     top = or_refused(second, lambda: _header(a, b))
-    found = [built(title, partial(section, a, b)) for title, section in SECTIONS.items()]
-    write_text(path, render(top, [section for section in found if section is not None]))
-    return path
+    return write_page(path, top, SECTIONS, a, b)
 
 
 def _header(a: RunData, b: RunData) -> Header:
@@ -102,7 +89,7 @@ def _scores(a: RunData, b: RunData) -> Section:
             Row("second", tuple(other), "s1", summarize(other).ci95, "95 % t interval of the mean"),
         ]
         means = (Rule(fmean(one), "mean of the first"),)
-        blocks.append(dot_chart("compare-dots", "Each seed's BPB", drawn, "bits per byte, mixture", means))
+        blocks.append(dot_chart(Head("compare-dots", "Each seed's BPB"), drawn, "bits per byte, mixture", means))
     return Section("scores-section", "Scores", "Each seed counts once; lower is better.", blocks)
 
 
@@ -167,18 +154,10 @@ def _gap(scorer: str, first: Sequence[float], second: Sequence[float], tokens: S
     chunks = list(range(1, len(tokens) + 1))
     lines = [Line("each chunk", chunks, each, "c-muted"), Line("so far", chunks, running, "c-mixture")]
     rows = [[c, round(e, SMALL), round(r, SMALL)] for c, e, r in zip(chunks, each, running, strict=True)]
-    return line_chart(
-        "chunk-gap",
-        f"Difference of the {scorer} score, second less first",
-        lines,
-        "chunk",
-        "nats a token",
-        "Below zero, the second run needs less.",
-        (Rule(0.0, "no difference"),),
-        (Legend("each chunk", "c-muted"), Legend("so far", "c-mixture")),
-        table=Table(("chunk", "each chunk", "so far"), rows),
-        wide=True,
-    )
+    title = f"Difference of the {scorer} score, second less first"
+    head = Head("chunk-gap", title, "Below zero, the second run needs less.", wide=True)
+    table = Table(("chunk", "each chunk", "so far"), rows)
+    return line_chart(head, Axes("chunk", "nats a token"), lines, [Rule(0.0, "no difference")], table=table)
 
 
 def _budgets(a: RunData, b: RunData) -> Section:

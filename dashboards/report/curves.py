@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from dashboards.charts import Figure, Legend, Line, Rule, Table, area_chart, line_chart
+from dashboards.charts import Axes, Figure, Head, Legend, Line, Rule, Table, area_chart, line_chart
+from dashboards.pages import SKIP, seed_colour
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Section, seed_colour
+from dashboards.report.page import Block, Section
 from golf_core.results import EXPERTS, SCORERS, EvalResult
-
-SKIP = 0.03
-"""The steep beginning does not decide the vertical range."""
 
 
 def training(run: RunData) -> Section | None:
@@ -24,26 +22,16 @@ def training(run: RunData) -> Section | None:
         _over(trained, "elapsed_s", "loss-clock", "Training loss over the clock", "seconds of the training clock"),
     ]
     speed = [Line(s.label, s.steps["step"], s.steps["ms_per_step"], colour) for colour, s in trained]
-    blocks.append(
-        line_chart(
-            "speed",
-            "Time a step",
-            speed,
-            "step",
-            "ms a step",
-            "As logged, a mean since the log line before.",
-            skip=SKIP,
-        )
-    )
+    head = Head("speed", "Time a step", "As logged, a mean since the log line before.")
+    blocks.append(line_chart(head, Axes("step", "ms a step", SKIP), speed))
     checked = [
         Line(s.label, s.validations["step"], s.validations["val_bpb"], colour, points=True)
         for colour, s in trained
         if len(s.validations) > 1
     ]
     if checked:
-        blocks.append(
-            line_chart("validation", "Validation while training", checked, "step", "BPB, whole rows", skip=SKIP)
-        )
+        head = Head("validation", "Validation while training")
+        blocks.append(line_chart(head, Axes("step", "BPB, whole rows", SKIP), checked))
     onsets = {s.result.train.qat_onset_step for _, s in trained if s.result.train and s.result.train.qat_onset_step}
     if onsets:
         shown = ", ".join(str(step) for step in sorted(onsets))
@@ -70,7 +58,9 @@ def system(run: RunData) -> Section | None:
             if any(map(math.isfinite, s.system[name]))
         ]
         if lines:
-            blocks.append(line_chart(f"system-{name}", title, lines, "minutes since the seed's start", unit))
+            blocks.append(
+                line_chart(Head(f"system-{name}", title), Axes("minutes since the seed's start", unit), lines)
+            )
     return Section("machines", "Machines", "Sampled on the node of each gang's first rank.", blocks)
 
 
@@ -88,7 +78,7 @@ def _over(trained: list[tuple[str, SeedData]], x: str, ident: str, title: str, x
         ]
         # The seeds' clocks never agree: a row each is shorter than a column each.
         table = Table(("seed", x_label, "loss"), rows)
-    return line_chart(ident, title, lines, x_label, "nats a token", "", rules, skip=SKIP, table=table)
+    return line_chart(Head(ident, title), Axes(x_label, "nats a token", SKIP), lines, rules, table=table)
 
 
 def _lead(trained: list[tuple[str, SeedData]]) -> str:
@@ -146,19 +136,9 @@ def _running(run: RunData, drawn: Sequence[tuple[SeedData, EvalResult]]) -> Figu
     there = {name for _, v in drawn for name in v.history[-1].bpb}
     legend = [Legend(_named(name), f"c-{name}") for name in SCORERS if name in there]
     rules = [Rule(run.job.baseline.mean_bpb, "baseline")] if run.job.baseline is not None else []
-    return line_chart(
-        "running-bpb",
-        "Running BPB",
-        lines,
-        "chunk",
-        "bits per byte so far",
-        "One line a seed. The last point is the seed's figure.",
-        rules,
-        legend,
-        skip=SKIP_CHUNKS,
-        table=Table(tuple(columns), rows),
-        wide=True,
-    )
+    head = Head("running-bpb", "Running BPB", "One line a seed. The last point is the seed's figure.", wide=True)
+    axes = Axes("chunk", "bits per byte so far", SKIP_CHUNKS)
+    return line_chart(head, axes, lines, rules, legend, Table(tuple(columns), rows))
 
 
 def _named(scorer: str) -> str:
@@ -174,28 +154,20 @@ def _weights(drawn: Sequence[tuple[SeedData, EvalResult]]) -> list[Figure]:
     parts = sorted({name for record in v.history for name in record.shares})
     if parts:
         shares = {name: [round(r.shares.get(name, 0.0), DIGITS) for r in v.history] for name in parts}
-        charts.append(
-            _area(
-                "mixture-weights",
-                f"Weights in the mixture, {seed.label}",
-                chunks,
-                shares,
-                "Of its last step, after each chunk.",
-            )
-        )
+        title = f"Weights in the mixture, {seed.label}"
+        charts.append(_area(Head("mixture-weights", title, "Of its last step, after each chunk."), chunks, shares))
     if all(len(record.log_weights) == len(EXPERTS) for record in v.history):
         soft = [_softmax(record.log_weights) for record in v.history]
         experts = {name: [round(row[i], DIGITS) for row in soft] for i, name in enumerate(EXPERTS)}
         caption = "Weights of the record's five experts. The weight of “entropy” is what breaks its sum to 1."
-        charts.append(
-            _area("published-weights", f"Weights in the published mixture, {seed.label}", chunks, experts, caption)
-        )
+        title = f"Weights in the published mixture, {seed.label}"
+        charts.append(_area(Head("published-weights", title, caption), chunks, experts))
     return charts
 
 
-def _area(ident: str, title: str, x: Sequence[float], shares: Mapping[str, Sequence[float]], caption: str) -> Figure:
+def _area(head: Head, x: Sequence[float], shares: Mapping[str, Sequence[float]]) -> Figure:
     colours = {name: AREA_COLOURS[i % len(AREA_COLOURS)] for i, name in enumerate(shares)}
-    return area_chart(ident, title, x, shares, "chunk", colours, caption)
+    return area_chart(head, "chunk", x, shares, colours)
 
 
 def _softmax(values: Sequence[float]) -> list[float]:

@@ -83,9 +83,9 @@ def _sums(audited: Sequence[SeedData]) -> Figure:
         "kraft-sums",
         "Sums over the vocabulary by position, from outside",
         "Every token of the vocabulary tried in turn. A score that is a code length lies on the line at 1.",
-        svg("kraft-sums", "Sums over the vocabulary by position", said + ".", parts),
-        Table(columns, rows),
-        tuple(Legend(name, f"c-{name}") for name in names),
+        svg=svg("kraft-sums", "Sums over the vocabulary by position", said + ".", parts),
+        table=Table(columns, rows),
+        legend=tuple(Legend(name, f"c-{name}") for name in names),
     )
 
 

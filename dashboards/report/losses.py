@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from dashboards.charts import Figure, Line, Table, line_chart
+from dashboards.charts import Axes, Figure, Head, Line, Table, line_chart
+from dashboards.pages import seed_colour
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Section, seed_colour
+from dashboards.report.page import Block, Section
 from golf_core.evaluate.breakdown import Breakdown, Excerpt, Group
 from golf_core.results import SCORERS
 from golf_core.strict_json import printable
@@ -60,8 +61,8 @@ def _groups(
         rows.append(row)
     drawn = [Line(name, xs, ys, f"c-{name}", points=True) for name, (xs, ys) in lines.items()]
     table = Table(("group", "tokens", *(f"{name}, bits a token" for name in lines)), rows)
-    caption = "A point a group; the groups double in width."
-    return line_chart(ident, title, drawn, x_label, "bits a token", caption, log_x=True, table=table)
+    head = Head(ident, title, "A point a group; the groups double in width.")
+    return line_chart(head, Axes(x_label, "bits a token", log_x=True), drawn, table=table)
 
 
 def _center(group: Group) -> float:
@@ -79,7 +80,8 @@ def _gain_by_chunk(known: Sequence[SeedData]) -> Figure:
         numbers = [i + 1 for i, c in enumerate(seed.breakdown.chunks) if "mixture" in c.nats and c.bytes]
         lines.append(Line(seed.label, numbers, [round(g, 6) for g in gains], seed_colour(index)))
     caption = "Above zero, the mixture costs less than the model alone."
-    return line_chart("gain-chunks", "Gain of the mixture in each chunk", lines, "chunk", "bits per byte", caption)
+    head = Head("gain-chunks", "Gain of the mixture in each chunk", caption)
+    return line_chart(head, Axes("chunk", "bits per byte"), lines)
 
 
 def _excerpts(seed: SeedData) -> list[Block]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from markupsafe import Markup
 
-from dashboards.assets import base_css
 from dashboards.charts import Figure
+from dashboards.pages import base_css, templates_of, text_of
 from golf_core.errors import ConfigError
+from golf_core.files import write_text
 
 FILES = "dashboards.report"
 
-SEED_COLOURS = 6
 MADE_UP = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
 """What a figure that was never measured can raise: a time that no clock shows, a number without end."""
 Made = TypeVar("Made")
@@ -87,15 +87,6 @@ def kind_of(block: Block) -> str:
     return type(block).__name__
 
 
-def built(title: str, build: Callable[[], Section | None]) -> Section | None:
-    """What `build` makes. Where a file holds figures that no reader foresaw, a section says so in its place."""
-    try:
-        return build()
-    except MADE_UP as error:
-        ident = f"unreadable-{title.lower().replace(' ', '-')}"
-        return Section(ident, title, f"Not shown: its figures cannot be read ({type(error).__name__}).")
-
-
 def or_refused(folder: Path, read: Callable[[], Made]) -> Made:
     """What `read` returns; a `ConfigError` for figures of the run in `folder` without which there is no page."""
     try:
@@ -136,11 +127,6 @@ def short_p(p: float | None) -> str:
     return "–" if p is None else f"{p:.2g}"
 
 
-def seed_colour(index: int) -> str:
-    """Class of colour of the seed at `index`."""
-    return f"s{index % SEED_COLOURS}"
-
-
 @dataclass(frozen=True)
 class Header:
     """The top of a page."""
@@ -159,17 +145,9 @@ class Header:
 
 def render(header: Header, sections: Sequence[Section]) -> str:
     """The page: no network, no frame, no script but its own (a policy in its head says so to the browser)."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader(FILES, "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of(FILES)
     environment.filters["kind"] = kind_of
-    script, style = _text("page.js"), base_css() + _text("page.css")
+    script, style = text_of(FILES, "templates", "page.js"), base_css() + text_of(FILES, "templates", "page.css")
     return environment.get_template("page.html.j2").render(
         header=header,
         sections=sections,
@@ -180,9 +158,21 @@ def render(header: Header, sections: Sequence[Section]) -> str:
     )
 
 
-def _text(name: str) -> str:
-    return resources.files(FILES).joinpath("templates", name).read_text(encoding="utf-8")
-
-
 def _digest(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+
+def write_page(path: Path, header: Header, sections: Mapping[str, Callable[..., Section | None]], *runs: Any) -> Path:
+    """Write to `path` the page of what `sections` make of the runs; a section that is None is left out."""
+    made = [_built(title, partial(section, *runs)) for title, section in sections.items()]
+    write_text(path, render(header, [section for section in made if section is not None]))
+    return path
+
+
+def _built(title: str, build: Callable[[], Section | None]) -> Section | None:
+    """What `build` makes. Where a file holds figures that no reader foresaw, a section says so in its place."""
+    try:
+        return build()
+    except MADE_UP as error:
+        ident = f"unreadable-{title.lower().replace(' ', '-')}"
+        return Section(ident, title, f"Not shown: its figures cannot be read ({type(error).__name__}).")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from dashboards.charts import Figure, Legend, Row, Rule, dot_chart
+from dashboards.charts import Figure, Head, Legend, Row, Rule, dot_chart
+from dashboards.pages import seed_colour
 from dashboards.report.data import RunData
-from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, seed_colour, short_p
+from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, short_p
 from orchestrator.claim.columns import columns_in, summary_of
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
 
@@ -67,15 +68,9 @@ def against_baseline(run: RunData) -> Section | None:
     interval = summarize(given).ci95 if len(given) > 1 else None
     rows.append(Row("baseline", given, "c-muted", interval, "95 % t interval of its mean", hollow=True))
     rules = (Rule(mean, "baseline"), Rule(mean - margin, "baseline − margin"))
-    scores = dot_chart(
-        "seed-dots",
-        "Each seed's BPB",
-        rows,
-        "bits per byte, mixture",
-        rules,
-        f"Baseline: {baseline.name}. A claim must lie left of the margin.",
-    )
-    blocks: list[Block] = [scores]
+    caption = f"Baseline: {baseline.name}. A claim must lie left of the margin."
+    head = Head("seed-dots", "Each seed's BPB", caption)
+    blocks: list[Block] = [dot_chart(head, rows, "bits per byte, mixture", rules)]
     bound = gain_bound(baseline, run.result.seeds, 1 - ALPHA)
     gain = mean - mixture.mean
     if bound is not None:
@@ -94,13 +89,11 @@ def against_baseline(run: RunData) -> Section | None:
 def _gain(gain: float, bound: float, margin: float) -> Figure:
     held = "beyond the margin" if bound > margin else "not beyond the margin"
     row = Row("gain", (gain,), "c-mixture", (bound, math.inf), f"one-sided {100 * (1 - ALPHA):g} % interval")
-    return dot_chart(
-        "gain-interval",
-        "The gain, as the test sees it",
-        [row],
-        "gain in bits per byte",
-        (Rule(0.0, "none"), Rule(margin, "margin")),
+    caption = (
         f"With {100 * (1 - ALPHA):g} % confidence the true gain is at least {bound:.5f} BPB, {held}: the test's p is "
-        f"below {ALPHA:g} exactly where the whole interval lies beyond the margin.",
-        legend=(Legend("one-sided interval of the gain", "c-mixture"),),
+        f"below {ALPHA:g} exactly where the whole interval lies beyond the margin."
     )
+    head = Head("gain-interval", "The gain, as the test sees it", caption)
+    rules = (Rule(0.0, "none"), Rule(margin, "margin"))
+    legend = (Legend("one-sided interval of the gain", "c-mixture"),)
+    return dot_chart(head, [row], "gain in bits per byte", rules, legend)

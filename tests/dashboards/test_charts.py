@@ -12,11 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.charts import Bar, Figure, Line, Part, Row, Rule, Table, area_chart, bar_chart, dot_chart, line_chart
+from dashboards.charts import (
+    Axes,
+    Bar,
+    Figure,
+    Head,
+    Line,
+    Part,
+    Row,
+    Rule,
+    Table,
+    area_chart,
+    bar_chart,
+    dot_chart,
+    line_chart,
+)
 from dashboards.charts.curves import thinned
 from dashboards.charts.paper import Scale, bounds, even_ticks, log_ticks, shown
 from golf_core.strict_json import printable
 
+HEAD, AXES = Head("i", "t"), Axes("x", "y")
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
 
@@ -83,7 +98,7 @@ def test_figures_beside_an_axis_are_short(value: float, text: str) -> None:
 
 
 def test_curves_leave_out_what_is_not_finite() -> None:
-    figure = line_chart("i", "t", [Line("a", [1, 2, 3], [1.0, math.nan, 2.0], "s0")], "x", "y")
+    figure = line_chart(HEAD, AXES, [Line("a", [1, 2, 3], [1.0, math.nan, 2.0], "s0")])
     (path,) = [e for e in drawn(figure).iter() if e.get("class") == "curve s0"]
     assert path.get("d", "").count("L") == 1 and "nan" not in str(figure.svg)
     assert figure.table.csv.splitlines() == ["x,a", "1,1", "2,", "3,2"]
@@ -91,20 +106,20 @@ def test_curves_leave_out_what_is_not_finite() -> None:
 
 def test_the_beginning_does_not_decide_the_range() -> None:
     curve = Line("a", list(range(101)), [1000.0, *[2.0] * 99, 3.0], "s0")
-    plain = line_chart("i", "t", [curve], "x", "y")
-    skipped = line_chart("i", "t", [curve], "x", "y", skip=0.05)
+    plain = line_chart(HEAD, AXES, [curve])
+    skipped = line_chart(HEAD, Axes("x", "y", skip=0.05), [curve])
     ends = [[float(e.text or 0) for e in drawn(f).iter() if e.get("class") == "tick end"] for f in (plain, skipped)]
     assert max(ends[0]) >= 800 and max(ends[1]) <= 3.1
 
 
 def test_a_rule_far_away_is_left_out() -> None:
     curve = Line("a", [0, 1], [1.0, 1.1], "s0")
-    texts = [str(line_chart("i", "t", [curve], "x", "y", rules=[Rule(v, "goal")]).svg) for v in (1.2, 50.0)]
+    texts = [str(line_chart(HEAD, AXES, [curve], rules=[Rule(v, "goal")]).svg) for v in (1.2, 50.0)]
     assert "goal" in texts[0] and "goal" not in texts[1]
 
 
 def test_parts_of_a_bar_lie_side_by_side() -> None:
-    figure = bar_chart("i", "t", [Bar("seed", (Part("a", 30, "a0"), Part("b", 10, "a1")))], "s", limit=80)
+    figure = bar_chart(HEAD, [Bar("seed", (Part("a", 30, "a0"), Part("b", 10, "a1")))], "s", limit=80)
     boxes = [(float(e.get("x", 0)), float(e.get("width", 0))) for e in drawn(figure).iter() if e.tag.endswith("rect")]
     assert boxes[0][0] + boxes[0][1] == pytest.approx(boxes[1][0], abs=0.1)
     assert boxes[0][1] == pytest.approx(3 * boxes[1][1], abs=0.1)
@@ -113,13 +128,13 @@ def test_parts_of_a_bar_lie_side_by_side() -> None:
 
 
 def test_an_interval_without_end_is_an_arrow() -> None:
-    figure = dot_chart("i", "t", [Row("gain", (1.0,), "s0", (0.5, math.inf))], "BPB", [Rule(0.0, "none")])
+    figure = dot_chart(HEAD, [Row("gain", (1.0,), "s0", (0.5, math.inf))], "BPB", [Rule(0.0, "none")])
     assert any(e.get("class") == "arrow s0" for e in drawn(figure).iter())
     assert "inf" not in str(figure.svg)
 
 
 def test_shares_fill_the_height() -> None:
-    figure = area_chart("i", "t", [1, 2], {"a": [0.25, 0.5], "b": [0.75, 0.5]}, "x", {"a": "a0", "b": "a1"})
+    figure = area_chart(HEAD, "x", [1, 2], {"a": [0.25, 0.5], "b": [0.75, 0.5]}, {"a": "a0", "b": "a1"})
     areas = [e.get("d", "") for e in drawn(figure).iter() if (e.get("class") or "").startswith("area")]
     tops = [float(point.split()[1]) for point in areas[1].strip("MZ").split("L")[:2]]
     assert tops == [12.0, 12.0], "the uppermost edge is at the top of the frame"
@@ -127,7 +142,7 @@ def test_shares_fill_the_height() -> None:
 
 @pytest.mark.parametrize("word", ["<script>alert(1)</script>", "a' onload='x", '"&<>'])
 def test_words_are_shown_and_not_obeyed(word: str) -> None:
-    figure = line_chart("i", word, [Line(word, [0, 1], [1.0, 1.1], "s0")], word, word, rules=[Rule(1.05, word)])
+    figure = line_chart(Head("i", word), Axes(word, word), [Line(word, [0, 1], [1.0, 1.1], "s0")], [Rule(1.05, word)])
     root = drawn(figure)
     assert not [e for e in root.iter() if e.tag.endswith("script") or "onload" in e.attrib]
     assert any(e.text == word for e in root.iter())
@@ -135,7 +150,7 @@ def test_words_are_shown_and_not_obeyed(word: str) -> None:
 
 def test_nothing_to_draw() -> None:
     """An empty chart is still a picture."""
-    drawn(line_chart("i", "t", [], "x", "y"))
-    drawn(area_chart("i", "t", [], {"a": []}, "x", {"a": "a0"}))
-    drawn(bar_chart("i", "t", [], "s"))
-    drawn(dot_chart("i", "t", [], "s"))
+    drawn(line_chart(HEAD, AXES, []))
+    drawn(area_chart(HEAD, "x", [], {"a": []}, {"a": "a0"}))
+    drawn(bar_chart(HEAD, [], "s"))
+    drawn(dot_chart(HEAD, [], "s"))

@@ -91,6 +91,13 @@ def values(metrics: RunMetrics, name: str) -> dict[tuple[str, ...], float]:
     return {tuple(v for k, v in tags.items() if k not in RUN_TAGS): value for tags, value in found}
 
 
+def trained(metrics: RunMetrics) -> None:
+    """Seed 42 begins, and everything is heard of it."""
+    metrics.on_start(42, 1)
+    for event in EVENTS:
+        metrics.on_event(42, event)
+
+
 def test_every_series_is_filled(made: Made) -> None:
     metrics, folder, _ = made
     metrics.on_start(42, 1)
@@ -114,9 +121,7 @@ def test_every_series_is_filled(made: Made) -> None:
 
 def test_when_a_seed_ends_its_results_stay_and_the_moment_ends(made: Made) -> None:
     metrics, _, _ = made
-    metrics.on_start(42, 1)
-    for event in EVENTS:
-        metrics.on_event(42, event)
+    trained(metrics)
     result = finished(42, 1.115)
     metrics.on_end(result)
     left = {name for name, tags, _ in metrics.samples() if "seed" in tags}
@@ -138,9 +143,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(made: Made) -> None:
 
 def test_another_attempt_begins_with_nothing_of_the_last(made: Made) -> None:
     metrics, _, _ = made
-    metrics.on_start(42, 1)
-    for event in EVENTS:
-        metrics.on_event(42, event)
+    trained(metrics)
     metrics.on_start(42, 2)
     left = {name: value for name, tags, value in metrics.samples() if "seed" in tags}
     assert left == {"golf_attempts": 2.0, "golf_phase_info": 1.0}
@@ -204,9 +207,7 @@ def test_gauges_that_fail_end_nothing(made: Made) -> None:
         raise RuntimeError("no Ray here")
 
     metrics = RunMetrics(made[1], made[2], True, broken)
-    metrics.on_start(42, 1)
-    for event in EVENTS:
-        metrics.on_event(42, event)
+    trained(metrics)
     metrics.on_end(finished(42, 1.1))
     metrics.close()
 

@@ -37,6 +37,8 @@ SYSTEM = System(cpu_percent=12.0, memory_mib=2048.0, memory_total_mib=32768.0, p
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal, of 80 columns, looked at often."""
+    monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -86,16 +88,11 @@ def test_a_run_at_a_glance_fits_80_columns(going_on: tuple[Path, Ledger]) -> Non
     assert any(block in text for block in "▁▂▃▄▅▆▇█")
 
 
-def test_a_machine_without_gpus_shows_its_own_memory(going_on: tuple[Path, Ledger]) -> None:
-    folder, _ = going_on
-    add_events(folder / "seed-1337", [SYSTEM])
-    text = shown(state_of(RunReader(folder)))
-    assert "2.0/32G" in text
-    assert "CPU 12%" in text
-
-
 def test_what_a_gpu_does_not_tell_is_a_dash(going_on: tuple[Path, Ledger]) -> None:
     folder, _ = going_on
+    add_events(folder / "seed-1337", [SYSTEM])  # without GPUs, it is the machine's own memory and load
+    text = shown(state_of(RunReader(folder)))
+    assert "2.0/32G" in text and "CPU 12%" in text
     silent = Gpu(0, memory_mib=1024.0, memory_total_mib=2048.0)
     add_events(folder / "seed-1337", [replace(SYSTEM, gpus=(silent,))])
     text = shown(state_of(RunReader(folder)))
@@ -116,8 +113,7 @@ def test_control_codes_and_markup_of_files_are_shown_not_obeyed(going_on: tuple[
     add_events(folder / "seed-1337", [PhaseStarted(evil), Note(evil)])
     ledger.append("seed_finished", seed=42, attempt=1, status="failed", failure="user", stage="train", error=evil)
     text = shown(state_of(RunReader(folder)), width=200)
-    assert "\x1b" not in text
-    assert "\x07" not in text
+    assert "\x1b" not in text and "\x07" not in text
     assert text.count("[red]") == 4  # the phase, two lines of the log, the error
     assert "\\x1b[2J[/red]" in text
 
@@ -186,10 +182,7 @@ def test_each_line_is_told_once_and_the_end_of_each_seed(
 
 
 @pytest.mark.usefixtures("narrow")
-def test_what_an_attempt_takes_over_is_not_told_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
+def test_what_an_attempt_takes_over_is_not_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "tiny-2"
     ledger = begin_run(folder, (42,))
     kept = [Note("once"), PhaseFinished("train", 1.0)]
@@ -214,9 +207,8 @@ def test_what_an_attempt_takes_over_is_not_told_again(
 
 @pytest.mark.usefixtures("narrow")
 def test_a_watch_begins_with_the_last_lines_of_the_attempt_that_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "LOOK_EVERY_S", 0.05)
     folder = tmp_path / "tiny-3"
     ledger = begin_run(folder, (42,))
     add_events(begin_seed(folder, ledger, 42), [Note("of an attempt that failed")])
@@ -344,12 +336,9 @@ def test_runs_are_listed_the_newest_first(going_on: tuple[Path, Ledger], capsys:
     assert score.sd is not None
     for piece in ("finished", "3/3", f"{score.mean:.5f}", f"± {score.sd:.5f}", whole.claim.verdict):
         assert piece in row
-    (row,) = (line for line in lines if line.startswith("tiny-1"))
-    assert "running" in row
-    assert "1/3" in row
-    (row,) = (line for line in lines if line.startswith("[red]damaged"))
-    assert "damaged" in row
-    assert "job.json" in row
+    for name, pieces in (("tiny-1", ("running", "1/3")), ("[red]damaged", ("damaged", "job.json"))):
+        (row,) = (line for line in lines if line.startswith(name))
+        assert all(piece in row for piece in pieces)
 
 
 def test_the_list_stays_legible_in_80_columns(tmp_path: Path) -> None:
