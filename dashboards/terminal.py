@@ -23,11 +23,11 @@ from rich.text import Text
 
 from dashboards.live import Damaged, RunState, damaged, state_of
 from golf_core.errors import ConfigError, GolfError
-from golf_core.event_log import Tail
 from golf_core.events import Event, Gpu, System
 from golf_core.files import open_plain
 from golf_core.log_text import describe, duration
 from golf_core.strict_json import printable
+from orchestrator.folder.event_log import Tail
 from orchestrator.folder.seed_log import TAIL_LINES
 from orchestrator.folder.view import AttemptView, RunReader, SeedView, find_runs
 

@@ -1,7 +1,7 @@
 """Progress of a run as typed events; whoever wants to know passes a listener.
 
 `golf_core` only emits. A listener must be quick and must not raise: it is called between steps, on rank 0.
-Logs are read by `golf_core.event_log`, and put into words by `golf_core.log_text`.
+`golf_core.log_text` puts them into words.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 from golf_core.audit.report import AuditReport
 from golf_core.errors import ConfigError, GolfError
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown
-from golf_core.event_log import sound_events
 from golf_core.events import Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
+from orchestrator.folder.event_log import sound_events
 from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
 from orchestrator.folder.results import RunResult, SeedResult
 from orchestrator.folder.view import recorded, view_of

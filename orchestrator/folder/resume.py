@@ -6,18 +6,19 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from golf_core.errors import ConfigError
-from golf_core.event_log import read_events, sound_events
 from golf_core.events import PhaseFinished
 from golf_core.files import sha256, write_bytes
 from golf_core.strict_json import printable
+from orchestrator.folder.event_log import read_events, sound_events
 from orchestrator.folder.layout import (
     LEDGER,
     RESULT,
 )
 from orchestrator.folder.ledger import figures_in
-from orchestrator.folder.results import STAGES, Attempt, SeedResult, waiting_result
+from orchestrator.folder.results import MAKING, STAGES, Attempt, SeedResult, waiting_result
 from orchestrator.folder.view import AttemptView, RunView, recorded, view_of
 from orchestrator.job.load import Job
 
@@ -63,17 +64,21 @@ def _whole(view: RunView, seed: int, notes: list[str]) -> SeedResult:
     result = _recorded(view, seed, notes)
     damaged = _damaged_stages(view, seed)
     export = bool(view.artifacts_of) or (result.export is not None and "export" not in damaged)
+    lost = [] if export else ["export"]
     # An artifact that is whole needs its checkpoint no more.
-    train = result.train if export or "train" not in damaged else None
-    evaluate = result.evaluate if export and "evaluate" not in damaged else None
-    audit = result.audit if evaluate is not None and "audit" not in damaged else None
-    kept = replace(result, train=train, export=result.export if export else None, evaluate=evaluate, audit=audit)
-    for stage in STAGES:
-        if getattr(result, stage) is not None and getattr(kept, stage) is None:
-            notes.append(
-                f"seed {seed}: {stage} is done again: {damaged.get(stage, 'what it was made from is damaged')}"
-            )
-    if result.status == "finished" and (evaluate is None or (result.audit is not None and audit is None)):
+    if not export and "train" in damaged:
+        lost.append("train")
+    for name, stage in STAGES.items():
+        # What follows something that is done again is done again too.
+        if name not in MAKING and stage.wanted(view.job) and (lost or name in damaged or not getattr(result, name)):
+            lost.append(name)
+    again = [name for name in STAGES if name in lost and getattr(result, name) is not None]
+    notes += [
+        f"seed {seed}: {name} is done again: {damaged.get(name, 'what it was made from is damaged')}" for name in again
+    ]
+    nothing: dict[str, Any] = dict.fromkeys(lost)
+    kept = replace(result, **nothing)
+    if result.status == "finished" and (again or kept.evaluate is None):
         kept = replace(kept, status="failed", error="not finished")
     attempts = attempts_of(view, seed, result.attempts)
     if kept.status == "finished":
@@ -132,7 +137,7 @@ def _attempt(view: AttemptView) -> Attempt:
         stage, kind, error = (text or "unknown" for text in (view.stage, view.failure, view.error))
         return Attempt(view.started, view.ended, stage, kind, error)
     stages = list(STAGES)
-    stage = stages[min(stages.index(view.stages[-1]) + 1, len(stages) - 1)] if view.stages else "train"
+    stage = stages[min(max(map(stages.index, view.stages), default=-1) + 1, len(stages) - 1)]
     return Attempt(view.started, _last_sign(view), stage, "unknown", "the driver ended without a word")
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from golf_core.errors import ConfigError
-from golf_core.event_log import Tail
 from golf_core.events import Chunk, Event, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.log_text import config_lines, describe, event_line, named, result_lines
 from golf_core.results import DataRecord
 from golf_core.strict_json import printable
+from orchestrator.folder.event_log import Tail
 from orchestrator.folder.results import SeedResult
 from orchestrator.job.load import Job
 

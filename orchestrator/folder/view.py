@@ -57,7 +57,7 @@ class AttemptView:
     hardware: str = ""
     node: str = ""
     stages: tuple[str, ...] = ()
-    """Those that ended in it, in order."""
+    """Stages that were kept from the attempt before, then those that ended in it, in order."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,9 @@ def _attempts(folder: Path, entries: Sequence[Entry]) -> tuple[AttemptView, ...]
             continue
         if entry.kind == "seed_started" and isinstance(number, int):
             newest[seed] = number
-            found[seed, number] = AttemptView(seed, number, entry.time, folder / f"seed-{seed}" / LOG, newest=True)
+            log, kept = folder / f"seed-{seed}" / LOG, entry.fields.get("kept")
+            stages = tuple(s for s in STAGES if s in kept) if isinstance(kept, list) else ()
+            found[seed, number] = AttemptView(seed, number, entry.time, log, newest=True, stages=stages)
         key = (seed, newest.get(seed, 0))
         if key not in found:
             continue

@@ -13,9 +13,9 @@ from pathlib import Path
 from golf_core import files, strict_json
 from golf_core.artifact.program import ProgramError, is_made_from
 from golf_core.errors import ConfigError
-from golf_core.event_log import read_events
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
+from orchestrator.folder.event_log import read_events
 from orchestrator.folder.layout import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
 from orchestrator.folder.redaction import Redactor, redacted
 from orchestrator.folder.results import RunResult, SeedResult

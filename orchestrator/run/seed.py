@@ -13,11 +13,11 @@ from typing import Any
 
 from golf_core import strict_json
 from golf_core.errors import GolfError, RunError, UserError
-from golf_core.event_log import event_of
 from golf_core.events import Event, JsonLinesLog, Note
 from golf_core.files import sha256, write_bytes, write_text
 from golf_core.results import DataRecord
 from orchestrator.folder.earlier import EarlierSeed
+from orchestrator.folder.event_log import event_of
 from orchestrator.folder.layout import (
     ARTIFACT,
     DATA,

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from golf_core.errors import GolfError, RunError
-from golf_core.event_log import sound_events, whole_lines
 from golf_core.strict_json import printable
+from orchestrator.folder.event_log import sound_events, whole_lines
 from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import in_use
 from orchestrator.folder.redaction import Redactor

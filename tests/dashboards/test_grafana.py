@@ -29,9 +29,9 @@ from run_builders import begin_run, begin_seed, chunks, fail_seed, finish_seed, 
 from tiny import OVERRIDES, golf, only_run, write_job
 
 from golf_core import strict_json
-from golf_core.event_log import event_of
 from golf_core.events import Gpu, PhaseFinished, PhaseStarted, System, Validation
 from golf_core.files import write_text
+from orchestrator.folder.event_log import event_of
 from orchestrator.folder.results import RunResult
 from orchestrator.job.load import Job
 from orchestrator.run.prometheus import ALL_SERIES, PREFIX, RUN_TAGS, TARGETS, RunMetrics, Series

@@ -24,11 +24,11 @@ from run_builders import STAGE_FILES, interrupted_run
 from verify_builders import RUNS, log_lines, write_folder
 from watchdog import bounded
 
-from golf_core.event_log import read_events
 from golf_core.results import DataRecord
 from golf_core.strict_json import to_dict
 from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
 from orchestrator.data.plan import read_manifest, stated_shards
+from orchestrator.folder.event_log import read_events
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.resume import ResumePoint, resume_point
@@ -157,7 +157,7 @@ resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from pathlib import Path
 from golf_core.errors import GolfError
 from orchestrator.folder.ledger import read_ledger
-from golf_core.event_log import read_events
+from orchestrator.folder.event_log import read_events
 from orchestrator.folder.resume import resume_point
 from orchestrator.data.plan import read_manifest
 place = Path(sys.argv[1])

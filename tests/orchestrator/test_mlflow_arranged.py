@@ -28,9 +28,9 @@ from run_builders import (
 )
 
 from golf_core import strict_json
-from golf_core.event_log import event_of
 from golf_core.events import PhaseFinished, Validation
 from orchestrator.claim.columns import seed_frame, seed_metrics
+from orchestrator.folder.event_log import event_of
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult
 from orchestrator.folder.view import view_of

@@ -12,6 +12,7 @@ from run_builders import STAGE_FILES, interrupted_run
 from golf_core import strict_json
 from golf_core.errors import ConfigError
 from orchestrator.folder.layout import LOG, RESULT
+from orchestrator.folder.ledger import Ledger
 from orchestrator.folder.results import SeedResult
 from orchestrator.folder.resume import begin_log, resume_point
 
@@ -40,6 +41,24 @@ def test_a_finished_seed_is_as_its_own_result_says(run: Path) -> None:
 def test_an_attempt_that_ended_without_a_word(run: Path) -> None:
     (attempt,) = resume_point(run).seeds[1337].attempts
     assert (attempt.stage, attempt.kind, attempt.error) == ("train", "unknown", "the driver ended without a word")
+
+
+@pytest.mark.parametrize(
+    ("kept", "done", "stage"),
+    [
+        ([], [], "train"),
+        (["train", "export"], [], "evaluate"),
+        (["train"], ["export"], "evaluate"),
+        (["train", "export"], ["evaluate"], "audit"),
+    ],
+)
+def test_the_stage_that_such_an_attempt_was_in(run: Path, kept: list[str], done: list[str], stage: str) -> None:
+    ledger = Ledger(run)
+    ledger.append("seed_started", seed=1337, attempt=2, kept=kept)
+    for name in done:
+        ledger.append("stage_finished", seed=1337, stage=name, files={})
+    ledger.close()
+    assert [attempt.stage for attempt in resume_point(run).seeds[1337].attempts] == ["train", stage]
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ def test_batches_are_of_a_size_that_mlflow_takes(tmp_path: Path, monkeypatch: py
     whole_run(folder, (42,), train=700)
     sizes: list[int] = []
     real = Store.send
-    monkeypatch.setattr("golf_core.event_log.READ_BYTES", 20_000)
+    monkeypatch.setattr("orchestrator.folder.event_log.READ_BYTES", 20_000)
     monkeypatch.setattr(
         Store, "send", lambda self, run, points, sent: (sizes.append(len(points)), real(self, run, points, sent))
     )

@@ -11,7 +11,6 @@ import pytest
 
 from golf_core.config import EvalConfig, GolfConfig
 from golf_core.errors import ConfigError
-from golf_core.event_log import Tail, event_of, parse, read_events, sound_events
 from golf_core.events import (
     Chunk,
     Event,
@@ -27,6 +26,7 @@ from golf_core.events import (
 )
 from golf_core.log_text import config_lines, describe, duration, event_line, named, result_lines
 from golf_core.results import ExportResult
+from orchestrator.folder.event_log import Tail, event_of, parse, read_events, sound_events
 
 STEP = TrainStep(10, 100, 2.5, 1.0, 98.36, 8e6, 20.0, 200.0, time=1.25)
 EVERY = [
