@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
         ]
         for process in processes:
             process.start()
-        gathered = dict(results.get(timeout=300) for _ in processes)
+        gathered = dict(pickle.loads(results.get(timeout=300)) for _ in processes)
         for process in processes:
             process.join(timeout=30)
     failures = [value for value in gathered.values() if isinstance(value, _Failure)]
@@ -44,7 +45,8 @@ def _entry(rank: int, world_size: int, meeting: str, results: Any, function: Any
         torch.set_num_threads(1)
         store = dist.FileStore(meeting, world_size)
         ranks: Ranks = join(rank, world_size, torch.device("cpu"), store)
-        results.put((rank, function(ranks, *arguments)))
+        # As bytes: the queue would hand tensors over through a socket of this process, which may be gone by then.
+        results.put(pickle.dumps((rank, function(ranks, *arguments))))
         leave()
     except BaseException:
-        results.put((rank, _Failure(traceback.format_exc())))
+        results.put(pickle.dumps((rank, _Failure(traceback.format_exc()))))
