@@ -88,6 +88,13 @@ def nothing_written(folder: Path) -> Iterator[None]:
     assert shown() == before
 
 
+def file_of(folder: Path, name: str) -> tuple[Path, bytes]:
+    """The path of a file in `folder`, which it could be written to, and what it holds."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    return path, path.read_bytes() if path.exists() else b""
+
+
 def harms(path: Path, keep: bytes) -> Iterator[str]:
     """The file at `path` as everything but a file, one after another; then as it was."""
     outside = path.parent / "outside"
@@ -255,9 +262,7 @@ def test_a_run_with_another_result(sound_run: Path, name: str, value: Any) -> No
 @pytest.mark.parametrize("line", EVIL_LINES, ids=range(len(EVIL_LINES)))
 def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
     for name in ("seed-42/" + RESULT, "seed-1337/" + LOG, LEDGER, "job.json"):
-        path = run / name
-        path.parent.mkdir(exist_ok=True)
-        kept = path.read_bytes() if path.exists() else b""
+        path, kept = file_of(run, name)
         path.write_bytes(kept + line if name == LEDGER else line)
         found = remains(run)
         assert (found is None) == (name == "job.json"), name
@@ -266,9 +271,7 @@ def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["job.json", LEDGER, f"seed-42/{RESULT}", "seed-42/model.golf", f"seed-1337/{LOG}"])
 def test_files_of_a_run_that_are_no_files(run: Path, name: str) -> None:
-    path = run / name
-    path.parent.mkdir(exist_ok=True)
-    kept = path.read_bytes() if path.exists() else b""
+    path, kept = file_of(run, name)
     for harm in harms(path, kept):
         if harm == "huge" and name.endswith(".golf"):
             continue  # an artifact is not bounded here, and its checksum takes as long as it is
@@ -368,8 +371,7 @@ def test_two_hundred_megabytes_of_line_ends(tmp_path: Path) -> None:
 def test_a_record_of_everything_but_files(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "record")
     for name in ("submission.json", "README.md", "train_seed42.log", "train_gpt.py"):
-        kept = (place / name).read_bytes() if (place / name).exists() else b""
-        for harm in harms(place / name, kept):
+        for harm in harms(*file_of(place, name)):
             with bounded(60):
                 assert verify([place]).folders, (name, harm)
 
