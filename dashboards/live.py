@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dashboards.pages import MADE_UP
 from golf_core.errors import ConfigError, GolfError
 from orchestrator.claim.judge import judge, out_of_reach
 from orchestrator.folder.layout import LEDGER
@@ -186,7 +187,7 @@ class _Watched:
                 return self._last[2]
             except (GolfError, OSError) as error:
                 found = damaged(self._folder, error)
-            except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
+            except MADE_UP as error:
                 # A made-up figure that no reader foresaw: the other runs are shown all the same.
                 found = Damaged(self._folder.name, f"holds figures that cannot be read ({type(error).__name__})")
             self._last, self._reader = None, RunReader(self._folder)

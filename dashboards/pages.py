@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SEED_COLOURS = 6
+MADE_UP = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
+"""What a figure that was never measured can raise: a time that no clock shows, a number without end."""
 SKIP = 0.03
 """Share of a curve whose steep beginning does not decide the vertical range."""
 

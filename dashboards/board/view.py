@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
@@ -62,7 +61,7 @@ def as_json(run: RunState | Damaged, series: bool) -> dict[str, Any]:
         "started": run.view.started,
         "ended": run.ended,
         "seeds": [_seed_json(seed, series) for seed in run.seeds],
-        "claim": to_dict(run.claim),
+        "claim": run.claim,
         "verdict": run.verdict,
         "sentence": run.sentence,
         "node_hours": run.node_hours,
@@ -70,25 +69,15 @@ def as_json(run: RunState | Damaged, series: bool) -> dict[str, Any]:
         "hardware": run.view.hardware,
         "run_id": run.run_id,
     }
-    plain: dict[str, Any] = _plain(values)
+    plain: dict[str, Any] = to_dict(values)
     return plain
 
 
 def _seed_json(seed: SeedView, series: bool) -> dict[str, Any]:
     left_out = () if series else ("loss_series", "bpb_series", "tail")
     values = {f.name: getattr(seed, f.name) for f in fields(seed) if f.name not in left_out}
-    values["phases"] = [to_dict(phase) for phase in seed.phases]
     values["system"] = {} if seed.system is None else {**seed.system.fields, "time": seed.system.time}
     return values
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no figure that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _title(state: RunState) -> str:

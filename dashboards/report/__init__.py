@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from dashboards.report.curves import evaluation, system, training
 from dashboards.report.data import RunData, read_run
 from dashboards.report.evidence import audit, provenance, reproduce
 from dashboards.report.losses import losses
-from dashboards.report.page import Header, Section, or_refused, write_page
+from dashboards.report.page import Header, Section, moment, or_refused, write_page
 from dashboards.report.verdict import against_baseline, reasons, seeds
 from golf_core.log_text import duration
 
@@ -43,11 +42,10 @@ def write_run_report(folder: Path, path: Path) -> Path:
 def _header(run: RunData) -> Header:
     """What stands above everything."""
     result = run.result
-    when = datetime.datetime.fromtimestamp(result.started).astimezone()
     hours, price = run.node_hours, run.job.cost.per_node_hour
     facts = [
         ("run", result.run_id),
-        ("started", when.isoformat(sep=" ", timespec="minutes")),
+        ("started", moment(result.started, "minutes")),
         ("took", duration(result.finished - result.started)),
         ("on", result.provenance.get("hardware") or "unknown"),
         ("node hours", f"{hours:.2f}" + ("" if price is None else f", cost {hours * price:,.2f}")),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 
 from dashboards.charts import Bar, Figure, Head, Legend, Part, Table, bar_chart
 from dashboards.charts.paper import WIDTH, Scale, figure, rect, text, upright_grid
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Section
+from dashboards.report.page import Block, Section, moment
 from golf_core.results import EvalResult
 
 PHASE_COLOURS = {"warmup": "a7", "train": "a0", "export": "a2", "evaluate": "a1", "breakdown": "a6", "audit": "a3"}
@@ -79,18 +78,17 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
         top = 12 + ROW * number
         parts.append(text(left - 8, top + 13, seed.label, "tick end"))
         for span in seed.spans:
-            at = [x((moment - begin) / 60) for moment in (span.began, span.ended)]
+            ends = [x((at - begin) / 60) for at in (span.began, span.ended)]
             tip = f"{seed.label}, {span.name}: {span.ended - span.began:.1f} s"
             parts.append(
-                rect(at[0], top, max(at[1] - at[0], 1.0), 16, f"bar {PHASE_COLOURS.get(span.name, 'a5')}", tip)
+                rect(ends[0], top, max(ends[1] - ends[0], 1.0), 16, f"bar {PHASE_COLOURS.get(span.name, 'a5')}", tip)
             )
             rows.append([seed.result.seed, span.name, round(span.began - begin, 3), round(span.ended - begin, 3)])
     parts.append(text((left + WIDTH) / 2, height - 8, "minutes", "label middle"))
     names = list(dict.fromkeys(span.name for s in drawn for span in s.spans))
-    since = datetime.datetime.fromtimestamp(begin).astimezone().isoformat(sep=" ", timespec="seconds")
     said = "; ".join(
         f"{s.label}: " + ", ".join(f"{span.name} {span.ended - span.began:.0f} s" for span in s.spans) for s in drawn
     )
-    head = Head("timeline", "What was done when", f"Minutes since {since}; last attempts.", wide=True)
+    head = Head("timeline", "What was done when", f"Minutes since {moment(begin)}; last attempts.", wide=True)
     legend = [Legend(name, PHASE_COLOURS.get(name, "a5")) for name in names]
     return figure(head, said + ".", parts, Table(("seed", "phase", "began s", "ended s"), rows), legend, height)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dashboards.charts import Axes, Figure, Head, Legend, Line, Rule, Table, area_chart, line_chart
-from dashboards.pages import SKIP, seed_colour
+from dashboards.pages import SKIP
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Section
 from golf_core.results import EXPERTS, SCORERS, EvalResult
@@ -14,25 +14,25 @@ from golf_core.results import EXPERTS, SCORERS, EvalResult
 
 def training(run: RunData) -> Section | None:
     """Loss, speed and validation, all seeds overlaid."""
-    trained = [(seed_colour(i), seed) for i, seed in enumerate(run.seeds) if len(seed.steps)]
+    trained = [seed for seed in run.seeds if len(seed.steps)]
     if not trained:
         return None
     blocks: list[Block] = [
         _over(trained, "step", "loss-steps", "Training loss over steps", "step"),
         _over(trained, "elapsed_s", "loss-clock", "Training loss over the clock", "seconds of the training clock"),
     ]
-    speed = [Line(s.label, s.steps["step"], s.steps["ms_per_step"], colour) for colour, s in trained]
+    speed = [Line(s.label, s.steps["step"], s.steps["ms_per_step"], s.colour) for s in trained]
     head = Head("speed", "Time a step", "As logged, a mean since the log line before.")
     blocks.append(line_chart(head, Axes("step", "ms a step", SKIP), speed))
     checked = [
-        Line(s.label, s.validations["step"], s.validations["val_bpb"], colour, points=True)
-        for colour, s in trained
+        Line(s.label, s.validations["step"], s.validations["val_bpb"], s.colour, points=True)
+        for s in trained
         if len(s.validations) > 1
     ]
     if checked:
         head = Head("validation", "Validation while training")
         blocks.append(line_chart(head, Axes("step", "BPB, whole rows", SKIP), checked))
-    onsets = {s.result.train.qat_onset_step for _, s in trained if s.result.train and s.result.train.qat_onset_step}
+    onsets = {s.result.train.qat_onset_step for s in trained if s.result.train and s.result.train.qat_onset_step}
     if onsets:
         shown = ", ".join(str(step) for step in sorted(onsets))
         blocks.append(f"Quantisation-aware training set in at step {shown}.")
@@ -41,7 +41,7 @@ def training(run: RunData) -> Section | None:
 
 def system(run: RunData) -> Section | None:
     """What the machines were doing."""
-    sampled = [(seed_colour(i), seed) for i, seed in enumerate(run.seeds) if len(seed.system) > 1]
+    sampled = [seed for seed in run.seeds if len(seed.system) > 1]
     if not sampled:
         return None
     series = (
@@ -53,8 +53,8 @@ def system(run: RunData) -> Section | None:
     blocks = []
     for name, title, unit in series:
         lines = [
-            Line(s.label, s.system["minutes"], s.system[name], colour)
-            for colour, s in sampled
+            Line(s.label, s.system["minutes"], s.system[name], s.colour)
+            for s in sampled
             if any(map(math.isfinite, s.system[name]))
         ]
         if lines:
@@ -64,25 +64,25 @@ def system(run: RunData) -> Section | None:
     return Section("machines", "Machines", "Sampled on the node of each gang's first rank.", blocks)
 
 
-def _over(trained: list[tuple[str, SeedData]], x: str, ident: str, title: str, x_label: str) -> Figure:
-    lines = [Line(s.label, s.steps[x], s.steps["loss"], colour) for colour, s in trained]
+def _over(trained: list[SeedData], x: str, ident: str, title: str, x_label: str) -> Figure:
+    lines = [Line(s.label, s.steps[x], s.steps["loss"], s.colour) for s in trained]
     rules = [
         Rule(value, "validation of the averaged weights")
-        for value in [max((s.result.train.val_loss for _, s in trained if s.result.train), default=math.nan)]
+        for value in [max((s.result.train.val_loss for s in trained if s.result.train), default=math.nan)]
         if math.isfinite(value)
     ]
     table = None
     if x == "elapsed_s":
         rows = [
-            [s.result.seed, *row] for _, s in trained for row in zip(s.steps["elapsed_s"], s.steps["loss"], strict=True)
+            [s.result.seed, *row] for s in trained for row in zip(s.steps["elapsed_s"], s.steps["loss"], strict=True)
         ]
         # The seeds' clocks never agree: a row each is shorter than a column each.
         table = Table(("seed", x_label, "loss"), rows)
     return line_chart(Head(ident, title), Axes(x_label, "nats a token", SKIP), lines, rules, table=table)
 
 
-def _lead(trained: list[tuple[str, SeedData]]) -> str:
-    done = [s.result.train for _, s in trained if s.result.train]
+def _lead(trained: list[SeedData]) -> str:
+    done = [s.result.train for s in trained if s.result.train]
     if not done:
         return "No seed's training has ended."
     steps = sorted({t.steps for t in done})

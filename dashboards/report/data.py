@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dashboards.pages import seed_colour
 from golf_core.audit.report import AuditReport
 from golf_core.errors import ConfigError, GolfError
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown
@@ -49,6 +50,8 @@ class SeedData:
     """One seed: its result, and the series and reports beside it as far as they can be read."""
 
     result: SeedResult
+    colour: str
+    """Class of its colour in pictures."""
     steps: Curve
     validations: Curve
     system: Curve
@@ -103,11 +106,12 @@ def read_run(folder: Path) -> RunData:
     except GolfError as error:
         hours = 0.0
         missing.append(f"attempts: {error}")
-    seeds = tuple(_seed(folder / f"seed-{seed.seed}", seed, missing) for seed in result.seeds)
+    seeds = tuple(_seed(folder, seed, seed_colour(i), missing) for i, seed in enumerate(result.seeds))
     return RunData(folder, result, seeds, hours, tuple(missing))
 
 
-def _seed(folder: Path, result: SeedResult, missing: list[str]) -> SeedData:
+def _seed(run: Path, result: SeedResult, colour: str, missing: list[str]) -> SeedData:
+    folder = run / f"seed-{result.seed}"
     evaluated = result.evaluate
     if evaluated is not None and not evaluated.history:
         # The chunks are in the seed's own result, and nowhere else, where a result was made anew from the ledger.
@@ -117,6 +121,7 @@ def _seed(folder: Path, result: SeedResult, missing: list[str]) -> SeedData:
     events = _events(folder / LOG, missing)
     return SeedData(
         result=result,
+        colour=colour,
         steps=_curve(events, TrainStep, ("step", "elapsed_s", "loss", "ms_per_step", "lr_factor")),
         validations=_curve(events, Validation, ("step", "val_loss", "val_bpb")),
         system=_system(events),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shlex
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from markupsafe import Markup
 from dashboards.charts import Figure, Legend, Table
 from dashboards.charts.paper import bounds, frame, line, svg
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Cell, Cells, Code, Section, grid
+from dashboards.report.page import Block, Cell, Cells, Code, Section, grid, moment
 from golf_core.audit.report import KraftSum
 from golf_core.config import leaves
 
@@ -111,11 +110,7 @@ def provenance(run: RunData) -> Section:
     """Commit, versions, machines, data, job."""
     result = run.result
     facts = [(NAMED.get(name, name), value) for name, value in result.provenance.items() if value]
-    started, finished = (
-        datetime.datetime.fromtimestamp(moment).astimezone().isoformat(sep=" ", timespec="seconds")
-        for moment in (result.started, result.finished)
-    )
-    facts += [("started", started), ("ended", finished)]
+    facts += [("started", moment(result.started)), ("ended", moment(result.finished))]
     facts += [(f"{s.label} on", s.result.node) for s in run.seeds if s.result.node]
     rows: list[Cells] = [[name, value] for name, value in facts]
     blocks: list[Block] = [grid("provenance-table", "Where it comes from", ("what", ""), rows)]

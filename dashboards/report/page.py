@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,12 @@ from typing import Any, TypeAlias, TypeVar
 from markupsafe import Markup
 
 from dashboards.charts import Figure
-from dashboards.pages import base_css, templates_of, text_of
+from dashboards.pages import MADE_UP, base_css, templates_of, text_of
 from golf_core.errors import ConfigError
 from golf_core.files import write_text
 
 FILES = "dashboards.report"
 
-MADE_UP = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError)
-"""What a figure that was never measured can raise: a time that no clock shows, a number without end."""
 Made = TypeVar("Made")
 
 
@@ -120,6 +119,11 @@ def _cell(shown: Shown) -> Cell:
     if value is None or not math.isfinite(value):
         return Cell("–")
     return Cell(f"{value:,.{digits}f}", float(value))
+
+
+def moment(seconds: float, timespec: str = "seconds") -> str:
+    """Seconds since the epoch as local date and time, with its offset."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec=timespec)
 
 
 def short_p(p: float | None) -> str:

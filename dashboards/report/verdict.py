@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from dashboards.charts import Figure, Head, Legend, Row, Rule, dot_chart
-from dashboards.pages import seed_colour
 from dashboards.report.data import RunData
 from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, short_p
 from orchestrator.claim.columns import columns_in, summary_of
@@ -59,10 +58,10 @@ def against_baseline(run: RunData) -> Section | None:
         return None
     margin, mean = claim.margin_bpb, baseline.mean_bpb
     rows = []
-    for index, seed in enumerate(run.seeds):
+    for seed in run.seeds:
         v = seed.result.evaluate
         if v is not None and v.mixture is not None and seed.result.status == "finished":
-            rows.append(Row(seed.label, (v.mixture.bpb,), seed_colour(index)))
+            rows.append(Row(seed.label, (v.mixture.bpb,), seed.colour))
     rows.append(Row("mean, 95 %", (mixture.mean,), "c-mixture", mixture.ci95, "95 % t interval of the mean"))
     given = baseline.bpb or (mean,)
     interval = summarize(given).ci95 if len(given) > 1 else None

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,26 @@ def text_of(path: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", path.read_text()))
 
 
+def report_text(folder: Path) -> str:
+    """The words of the report of the run in `folder`."""
+    return text_of(write_run_report(folder, folder.parent / "r.html"))
+
+
+def with_breakdowns(run: Path, folder: Path, change: Callable[[Any], None]) -> Path:
+    """A copy of `run` in `folder` each of whose breakdowns is changed."""
+    shutil.copytree(run, folder)
+    for place in folder.glob("seed-*/breakdown.json"):
+        values = as_json(place)
+        change(values)
+        place.write_text(json.dumps(values))
+    return folder
+
+
 def test_a_run_without_series(tmp_path: Path) -> None:
     """An older run: no breakdown, no audit report, no history."""
     folder = tmp_path / "old"
     result = whole_run(folder)
-    text = text_of(write_run_report(folder, tmp_path / "r.html"))
+    text = report_text(folder)
     assert result.claim.sentence in text
     assert "The scores after each chunk are not in this result." in text
     assert "The evaluation was not audited from outside." in text
@@ -212,7 +228,7 @@ def test_a_run_whose_seeds_all_failed(tmp_path: Path) -> None:
     folder = tmp_path / "failed"
     ledger = begin_run(folder, (42, 43))
     finish_run(folder, ledger, (replace(failed(42, "it <broke>"), train=None), failed(43)))
-    text = text_of(write_run_report(folder, tmp_path / "r.html"))
+    text = report_text(folder)
     assert "Seed 42 failed: it &lt;broke&gt;" in text and "No claim" in text
 
 
@@ -224,7 +240,7 @@ def test_a_run_without_baseline_or_with_one_seed(tmp_path: Path) -> None:
     finish_run(folder, ledger, seeds)
     result = RunResult(made.name, "alone", made, {}, seeds, judge(made, seeds), 1.7e9, 1.7e9 + 5)
     strict_json.save(result, folder / "result.json")
-    text = text_of(write_run_report(folder, tmp_path / "r.html"))
+    text = report_text(folder)
     assert "Against the baseline" not in text and "1.10000" in text
 
 
@@ -234,7 +250,7 @@ def test_what_is_damaged_is_left_out_and_named(name: str, damage: bytes, tmp_pat
     folder = tmp_path / "run"
     full_run(folder, steps=20, chunks=12, seeds=(42,))
     (folder / "seed-42" / name).write_bytes(damage)
-    text = text_of(write_run_report(folder, tmp_path / "r.html"))
+    text = report_text(folder)
     assert "Reasons" in text
     if name != "log.jsonl":
         assert "Not shown in this report:" in text and name in text
@@ -276,12 +292,7 @@ def test_made_up_figures_end_in_a_page_or_a_sentence(data: st.DataObject, sound:
 
 
 def test_a_section_that_cannot_be_drawn_says_so(sound: Path, tmp_path: Path) -> None:
-    shutil.copytree(sound, tmp_path / "run")
-    path = tmp_path / "run" / "seed-42" / "breakdown.json"
-    record = as_json(path)
-    del record["chunks"][0]["nats"]["neural"]
-    path.write_text(json.dumps(record))
-    text = text_of(write_run_report(tmp_path / "run", tmp_path / "r.html"))
+    text = report_text(with_breakdowns(sound, tmp_path / "run", lambda b: b["chunks"][0]["nats"].pop("neural")))
     assert "Where the losses lie Not shown: its figures cannot be read (KeyError)." in text
     assert text.count("cannot be read") == 1 and "Budgets" in text
 
@@ -312,15 +323,13 @@ def test_the_end_of_a_run_writes_it(run: Path) -> None:
 
 @pytest.mark.browser
 def test_two_runs_paired_by_chunk(page: Any, run: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
     shift = 0.01
-    for place in other.glob("seed-*/breakdown.json"):
-        values = as_json(place)
-        for chunk in values["chunks"]:
+
+    def better(breakdown: Any) -> None:
+        for chunk in breakdown["chunks"]:
             chunk["nats"]["mixture"] -= shift * chunk["tokens"]
-        place.write_text(json.dumps(values))
-    path = write_comparison(run, other, tmp_path / "compare.html")
+
+    path = write_comparison(run, with_breakdowns(run, tmp_path / "other", better), tmp_path / "compare.html")
     page.goto(path.as_uri())
     row = "#paired tbody tr:has(th:text-is('mixture'))"
     for column in (2, 3, 4):
@@ -335,10 +344,7 @@ def test_two_runs_paired_by_chunk(page: Any, run: Path, tmp_path: Path) -> None:
 
 
 def test_other_texts_are_not_paired(run: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    for place in other.glob("seed-*/breakdown.json"):
-        place.write_text(json.dumps(as_json(place) | {"text_sha256": "0" * 64}))
+    other = with_breakdowns(run, tmp_path / "other", lambda breakdown: breakdown.update(text_sha256="0" * 64))
     text = text_of(write_comparison(run, other, tmp_path / "c.html"))
     assert "cannot be paired" in text and "Paired by chunk" not in text
 

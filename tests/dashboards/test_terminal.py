@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,21 +229,16 @@ def test_a_watch_begins_with_the_last_lines_of_the_attempt_that_goes_on(
 
 
 @pytest.mark.usefixtures("narrow")
-def test_a_run_that_was_stopped_ends_with_1(going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
-    folder, ledger = going_on
-    ledger.append("run_stopped", reason="stopped by the user")
-    ledger.close()
-    assert watch_run(folder, once=False) == 1
-    assert "stopped" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("narrow")
 def test_once_shows_the_state_and_ends(going_on: tuple[Path, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
     folder, ledger = going_on
     assert watch_run(folder, once=True) == 0  # it may still finish
     assert "50/200" in capsys.readouterr().out
     ledger.close()
     assert watch_run(folder, once=True) == 1
+    with closing(Ledger(folder)) as again:
+        again.append("run_stopped", reason="stopped by the user")
+    assert watch_run(folder, once=False) == 1
+    assert "tiny-1: stopped after" in capsys.readouterr().out
     whole_run(folder.parent / "whole")
     assert watch_run(folder.parent / "whole", once=True) == 0
     assert exit_code(state_of(RunReader(folder.parent / "whole"))) == 0

@@ -88,6 +88,13 @@ def nothing_written(folder: Path) -> Iterator[None]:
     assert shown() == before
 
 
+def file_of(folder: Path, name: str) -> tuple[Path, bytes]:
+    """The path of a file in `folder`, which it could be written to, and what it holds."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    return path, path.read_bytes() if path.exists() else b""
+
+
 def harms(path: Path, keep: bytes) -> Iterator[str]:
     """The file at `path` as everything but a file, one after another; then as it was."""
     outside = path.parent / "outside"
@@ -141,14 +148,20 @@ def test_evil_lines_of_a_log(tmp_path: Path, line: bytes) -> None:
         answer(lambda: list(plain_log(job(seeds=[42]), {}, seed, data, events)), "the log of seed 42")
 
 
-def test_ledgers_and_logs_that_are_no_files(tmp_path: Path) -> None:
-    for path, read in [
-        (tmp_path / LEDGER, lambda: read_ledger(tmp_path)),
-        (tmp_path / LOG, lambda: read_events(tmp_path / LOG)),
-    ]:
-        for harm in harms(path, b""):
-            found = answer(read, path.name)  # type: ignore[arg-type]
-            assert not found, (harm, found)
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        (LEDGER, read_ledger),
+        (LOG, lambda folder: read_events(folder / LOG)),
+        (RECORD, record_of),
+        ("manifest.json", lambda folder: read_manifest(folder / "manifest.json")),
+    ],
+    ids=["ledger", "log", "record of a fetch", "manifest"],
+)
+def test_what_is_no_file(tmp_path: Path, name: str, read: Callable[[Path], Any]) -> None:
+    for harm in harms(tmp_path / name, b""):
+        found = answer(lambda: read(tmp_path), name)
+        assert not found, (harm, found)
 
 
 LIMITED = """
@@ -195,6 +208,13 @@ def run(sound_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound_run, tmp_path / "run"))
 
 
+@contextmanager
+def copied(run: Path) -> Iterator[Path]:
+    """A copy of its own for each drawn example."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(shutil.copytree(run, Path(scratch) / "run"))
+
+
 def remains(folder: Path) -> ResumePoint | None:
     """What there is to go on with, sound in itself, or None where it was refused in words; nothing is written."""
     with nothing_written(folder):
@@ -219,8 +239,7 @@ entries = st.tuples(kinds, st.sampled_from([42, 1337]), st.dictionaries(fields, 
 @example([("run_started", 42, {"artifacts_of": ["a\nb"]})], 0)
 @example([("seed_finished", 1337, {"attempt": 1, "error": "a\nb\x1b[2J"})], 8)
 def test_a_run_with_other_entries(sound_run: Path, found: list[tuple[str, int, dict[str, Any]]], place: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        run = Path(shutil.copytree(sound_run, Path(scratch) / "run"))
+    with copied(sound_run) as run:
         lines = (run / LEDGER).read_bytes().splitlines()
         lines[place:place] = [dumped({"time": 5.0, "kind": kind, "seed": seed, **more}) for kind, seed, more in found]
         (run / LEDGER).write_bytes(b"\n".join(lines) + b"\n")
@@ -234,8 +253,7 @@ def test_a_run_with_other_entries(sound_run: Path, found: list[tuple[str, int, d
 @example("started", 10**400)
 @example("error", "a\nb")
 def test_a_run_with_another_result(sound_run: Path, name: str, value: Any) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        run = Path(shutil.copytree(sound_run, Path(scratch) / "run"))
+    with copied(sound_run) as run:
         path = run / "seed-42" / RESULT
         path.write_bytes(dumped({**json.loads(path.read_text()), name: value}))
         remains(run)
@@ -244,9 +262,7 @@ def test_a_run_with_another_result(sound_run: Path, name: str, value: Any) -> No
 @pytest.mark.parametrize("line", EVIL_LINES, ids=range(len(EVIL_LINES)))
 def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
     for name in ("seed-42/" + RESULT, "seed-1337/" + LOG, LEDGER, "job.json"):
-        path = run / name
-        path.parent.mkdir(exist_ok=True)
-        kept = path.read_bytes() if path.exists() else b""
+        path, kept = file_of(run, name)
         path.write_bytes(kept + line if name == LEDGER else line)
         found = remains(run)
         assert (found is None) == (name == "job.json"), name
@@ -255,9 +271,7 @@ def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["job.json", LEDGER, f"seed-42/{RESULT}", "seed-42/model.golf", f"seed-1337/{LOG}"])
 def test_files_of_a_run_that_are_no_files(run: Path, name: str) -> None:
-    path = run / name
-    path.parent.mkdir(exist_ok=True)
-    kept = path.read_bytes() if path.exists() else b""
+    path, kept = file_of(run, name)
     for harm in harms(path, kept):
         if harm == "huge" and name.endswith(".golf"):
             continue  # an artifact is not bounded here, and its checksum takes as long as it is
@@ -357,8 +371,7 @@ def test_two_hundred_megabytes_of_line_ends(tmp_path: Path) -> None:
 def test_a_record_of_everything_but_files(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "record")
     for name in ("submission.json", "README.md", "train_seed42.log", "train_gpt.py"):
-        kept = (place / name).read_bytes() if (place / name).exists() else b""
-        for harm in harms(place / name, kept):
+        for harm in harms(*file_of(place, name)):
             with bounded(60):
                 assert verify([place]).folders, (name, harm)
 
@@ -404,9 +417,3 @@ def test_records_and_manifests_that_are_none(tmp_path: Path, content: bytes) -> 
     with bounded():
         assert record_of(tmp_path) is None
         stated_shards(read_manifest(tmp_path / RECORD), "x")
-
-
-def test_records_and_manifests_that_are_no_files(tmp_path: Path) -> None:
-    for harm in harms(tmp_path / RECORD, b""):
-        with bounded():
-            assert record_of(tmp_path) is None and read_manifest(tmp_path / RECORD) is None, harm

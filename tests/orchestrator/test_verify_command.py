@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from tiny import REPO, golf
-from verify_builders import RUNS, changed, write_folder
+from verify_builders import RUNS, write_folder
 
 from golf_core import strict_json
 from orchestrator.verify.report import VerifyReport, page, report_table
@@ -58,7 +59,7 @@ def test_a_baseline_that_cannot_serve(tmp_path: Path, what: str) -> None:
 
 
 def test_a_baseline_is_tested_against(tmp_path: Path) -> None:
-    base = write_folder(tmp_path / "base", tuple(changed(run, bpb=run.bpb + 0.01) for run in RUNS))
+    base = write_folder(tmp_path / "base", tuple(replace(run, bpb=run.bpb + 0.01) for run in RUNS))
     done = golf("verify", str(write_folder(tmp_path / "good")), "--baseline", str(base))
     assert done.returncode == 0
     assert "Welch's t test" in done.stdout and "0.00296 BPB" in done.stdout

@@ -11,7 +11,7 @@ import scipy.stats
 from claim_builders import finished
 from hypothesis import given
 from hypothesis import strategies as st
-from verify_builders import RUNS, MadeRun, changed, claims, finding, log_lines, problems, report_of, write_folder
+from verify_builders import RUNS, MadeRun, claims, finding, log_lines, problems, report_of, write_folder
 
 from golf_core.log_text import result_lines
 from golf_core.results import Score
@@ -271,7 +271,7 @@ def test_two_runs_one_after_the_other_in_one_file(tmp_path: Path) -> None:
 
 def test_two_runs_line_by_line_in_one_file(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "f")
-    pairs = zip(log_lines(RUNS[0]), log_lines(changed(RUNS[1], seed=42)), strict=True)
+    pairs = zip(log_lines(RUNS[0]), log_lines(replace(RUNS[1], seed=42)), strict=True)
     (place / "train_seed42.log").write_text("\n".join(line for pair in pairs for line in pair))
     report = report_of(place)
     assert any("its lines are not one run's" in f.detail for f in report.findings if f.subject == "train_seed42.log")
@@ -305,7 +305,7 @@ def test_a_program_at_the_head_of_a_log_is_not_read(tmp_path: Path) -> None:
 
 def test_over_the_caps(tmp_path: Path) -> None:
     over = ({"train_ms": 600_411}, {"weight_bytes": 15_910_050}, {"eval_ms": 600_001})
-    runs = tuple(changed(run, **change) for run, change in zip(RUNS, over, strict=True))
+    runs = tuple(replace(run, **change) for run, change in zip(RUNS, over, strict=True))
     report = report_of(write_folder(tmp_path / "f", runs))
     assert "over 600 s by 0.411 s" in finding(report, "training clock, seed 42").detail
     assert "over 16,000,000 bytes by 50 bytes" in finding(report, "total bytes, seed 1337").detail
@@ -317,14 +317,14 @@ def test_over_the_caps(tmp_path: Path) -> None:
     ("train_ms", "size", "verdict"), [(600_000, 15_910_000, "kept"), (600_001, 15_910_001, "broken")]
 )
 def test_the_caps_themselves(tmp_path: Path, train_ms: int, size: int, verdict: str) -> None:
-    runs = tuple(changed(run, train_ms=train_ms, weight_bytes=size) for run in RUNS)
+    runs = tuple(replace(run, train_ms=train_ms, weight_bytes=size) for run in RUNS)
     report = report_of(write_folder(tmp_path / "f", runs))
     assert finding(report, "training clock, seed 42").verdict == verdict
     assert finding(report, "total bytes, seed 42").verdict == verdict
 
 
 def test_the_program_and_the_weights_in_the_folder(tmp_path: Path) -> None:
-    place = write_folder(tmp_path / "f", tuple(changed(run, code_bytes=90) for run in RUNS))
+    place = write_folder(tmp_path / "f", tuple(replace(run, code_bytes=90) for run in RUNS))
     (place / "train_gpt.py").write_bytes(b"#" * 90)
     assert finding(report_of(place), "size of train_gpt.py").status == "ok"
     (place / "train_gpt.py").write_bytes(b"#" * 91)
@@ -354,7 +354,7 @@ WELCH = scipy.stats.ttest_ind(OWN, THEIRS, equal_var=False, alternative="less")
 
 
 def baseline(place: Path) -> Path:
-    return write_folder(place, tuple(changed(run, bpb=bpb) for run, bpb in zip(RUNS, THEIRS, strict=True)))
+    return write_folder(place, tuple(replace(run, bpb=bpb) for run, bpb in zip(RUNS, THEIRS, strict=True)))
 
 
 def test_the_tests_against_a_baseline(tmp_path: Path) -> None:

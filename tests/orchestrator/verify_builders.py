@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -117,9 +117,9 @@ def report_of(place: Path, baseline: Path | None = None) -> FolderReport:
     return report.folders[0]
 
 
-def finding(report: FolderReport, subject: str, topic: str | None = None) -> Finding:
+def finding(report: FolderReport, subject: str) -> Finding:
     """The one finding on `subject`."""
-    found = [f for f in report.findings if f.subject == subject and topic in (None, f.topic)]
+    found = [f for f in report.findings if f.subject == subject]
     assert len(found) == 1, (subject, [f.subject for f in report.findings])
     return found[0]
 
@@ -127,8 +127,3 @@ def finding(report: FolderReport, subject: str, topic: str | None = None) -> Fin
 def problems(report: FolderReport) -> set[str]:
     """Subjects of all problems."""
     return {f.subject for f in report.findings if f.status == "problem"}
-
-
-def changed(run: MadeRun, **changes: Any) -> MadeRun:
-    """The run with other figures."""
-    return replace(run, **changes)
