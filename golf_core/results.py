@@ -54,7 +54,7 @@ class TrainResult:
     train_loss: float
     """Loss of the last step, nats a token."""
     val_loss: float
-    """Of the averaged (EMA) weights in full precision on whole validation rows, nats a token."""
+    """Loss of the averaged (EMA) weights in full precision on whole validation rows, nats a token."""
     val_bpb: float
     qat_onset_step: int | None
     peak_memory_mib: float
@@ -71,7 +71,7 @@ class ExportResult:
     code_bytes: int
     """Size of the one-file program that ships beside the weights."""
     sha256: str
-    """Of the weights file."""
+    """SHA-256 of the weights file."""
     export_seconds: float
     bytes_by_kind: Mapping[str, int]
     """Bytes before compression by storage kind (int6, int8, float16, grid)."""
@@ -83,7 +83,7 @@ class ExportResult:
     bits_per_weight: Mapping[str, float] = field(default_factory=dict)
     """The same for each weight of a group."""
     zero_share: float | None = None
-    """Of the integers that are stored, how many are zero."""
+    """Share of zeros among the integers that are stored, 0 to 1."""
     distortion: float | None = None
     """Expected rise of the loss by the quantisation, nats a token; known where the widths were chosen."""
 
@@ -123,7 +123,7 @@ class ChunkRecord:
     bpb: Mapping[str, float]
     """Running BPB of each scorer."""
     log_weights: tuple[float, ...]
-    """Of the record's five experts, after this chunk's update; empty without the mixer."""
+    """Logarithms of the weights of the record's five experts, after this chunk's update; empty without the mixer."""
     tokens_counted: int
     shares: Mapping[str, float] = field(default_factory=dict)
     """Weights of the mixture's last step after this chunk."""
@@ -142,7 +142,7 @@ class KraftSums:
     published_formula_max_error: float
     """Largest relative difference between the published mixture's measured sum and 1 + w(V exp(-H) - 1)."""
     published_positions: int = 0
-    """Of the positions, those at which the published mixture was more than the neural expert."""
+    """Number of the positions at which the published mixture was more than the neural expert."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class EvalResult:
     history: tuple[ChunkRecord, ...]
     repeat_tail: bool
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
-    """Of rank 0, which waits for its fellows in the phase that needs them: reading the artifact and the text
+    """Seconds of rank 0, which waits for its fellows in the phase that needs them: reading the artifact and the text
     (`loading`), the model's losses (`scoring`), the mixtures' (`mixing`), test-time training (`adaptation`). What is
     left of `seconds` went into reports."""
 
@@ -197,7 +197,7 @@ class AuditRecord:
     positions: int
     """At which the sums over the vocabulary were measured, token by token."""
     tokens: int
-    """Of the text's beginning, on which the evaluation was run again and again."""
+    """Tokens of the text's beginning, on which the evaluation was run again and again."""
     seconds: float
     violated: tuple[str, ...]
     """Names of the conditions that the mixture does not meet, or that could not be decided."""

@@ -25,7 +25,7 @@ from golf_core.model.gpt import GPT, model_from
 from golf_core.results import Method
 
 MIN_ELEMENTS, MIN_SIDE = 1024, 8
-"""Of the matrices whose steps are chosen; what is smaller stays float16."""
+"""Least size of a matrix whose steps are chosen; what is smaller stays float16."""
 LEAST_SENSITIVITY = 0.03
 """Added to the relative sensitivity of rows and columns, which a small sample can miss."""
 LEAST_MEAN = 1e-9

@@ -221,7 +221,7 @@ MAX_LAYERS = 256
 MAX_WIDTH = 1 << 20
 MAX_TENSORS = 16_384
 MAX_VALUES = 1 << 60
-"""Of an empty tensor with its zeros left out, so that its bytes are a 64-bit number."""
+"""Most values of an empty tensor with its zeros left out, so that its bytes are a 64-bit number."""
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,15 @@ class Facts:
     chunk: int | None
     tokens: int
     kraft_tolerance: float
-    """Of this audit: the option's, widened by a random scorer's noise."""
+    """Largest |sum - 1| that this audit allows: the option's, widened by a random scorer's noise."""
     loss_tolerance: float
     noise: float
     """How far the losses of a random scorer move by themselves, in nats."""
     lowest_loss: float
-    """Of the unchanged text."""
+    """Lowest loss on the unchanged text, nats."""
     causal: CausalEvidence | None
     influences: tuple[Influence, ...]
-    """Of later tokens on this loss."""
+    """Influences of later tokens on this loss."""
     sums: tuple[KraftSum, ...]
     repeat: Repeatability | None
     distributions: DistributionEvidence | None

@@ -115,7 +115,7 @@ class CausalEvidence:
     runs: int
     snapshot_runs: int
     largest_difference: Mapping[str, float]
-    """Of each of the scorer's losses, in nats, over all runs."""
+    """Nats by which each of the scorer's losses differed at the most, over all runs."""
     influences: tuple[Influence, ...]
     """The largest of those beyond the tolerance."""
     influence_count: int
@@ -188,7 +188,7 @@ class ByteEvidence:
     """Whole documents whose decoded text encodes to other tokens."""
     first_not_round_trip: str
     original_bytes: int | None
-    """Of the text as it was before it was encoded, where it is at hand."""
+    """Bytes of the text as it was before it was encoded, where it is at hand."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class AuditReport:
     scorer: str
     tokens: int
     tokens_sha256: str
-    """Of the tokens as little-endian int64."""
+    """SHA-256 of the tokens as little-endian int64."""
     vocab_size: int
     chunk_tokens: int | None
     options: AuditOptions

@@ -32,7 +32,7 @@ SAMPLE_VERSION = 1
 """Raised whenever the same Python would give other bytes, so that old caches are left alone."""
 
 VAL_FRACTION = 0.06
-"""Of the documents; a little over the usual share, as the whole text is small."""
+"""Share of the documents; a little over the usual one, as the whole text is small."""
 DOCUMENT_CHARACTERS = 2000
 """A document ends with the first definition that takes it past this length."""
 LEAST_BYTES = 2_000_000

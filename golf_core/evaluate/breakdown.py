@@ -76,7 +76,7 @@ class Excerpt:
     pieces: tuple[str, ...]
     """Text of each token; bytes that are no text are spelled \\xNN."""
     bits: Mapping[str, tuple[float, ...]]
-    """Of each token, by scorer."""
+    """Bits of each token, by scorer."""
     gain_bits: float
     """What the mixture saves against the model alone in all."""
 
@@ -86,7 +86,7 @@ class Breakdown:
     """Losses of an evaluation, sorted."""
 
     text_sha256: str
-    """Of the tokens, context included, as little-endian int32."""
+    """SHA-256 of the tokens, context included, as little-endian int32."""
     tokens: int
     bytes: float
     chunks: tuple[ChunkLosses, ...]

@@ -38,7 +38,7 @@ class NeuralTerms:
 
     @cached_property
     def entropy(self) -> Tensor:
-        """Of each distribution [n], nats. The published mixture alone asks for it."""
+        """Entropy of each distribution [n], nats. The published mixture alone asks for it."""
         return -(self.log_probs.exp() * self.log_probs).sum(dim=-1)
 
 
@@ -129,7 +129,7 @@ class Hedge:
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """Of n positions: the "nll", ln of the mixture's sum over the vocabulary, and the experts' nlls [n, 5]."""
+    """Figures of n positions: the "nll", ln of the mixture's sum over the vocabulary, and the experts' nlls [n, 5]."""
 
     nll: Tensor
     log_z: Tensor

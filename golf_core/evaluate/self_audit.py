@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf_core.audit.complete import Surroundings, audit_named
+from golf_core.audit.isolation import Surroundings, audit_named
 from golf_core.audit.report import AuditOptions, AuditReport, KraftSum
 from golf_core.audit.scorer import ScorerSpec
 from golf_core.config import GolfConfig

@@ -34,7 +34,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Keys:
-    """Of n positions under S sources: context keys and keys of (context, target), int64 [S, n]."""
+    """Keys of n positions under S sources: context keys and keys of (context, target), int64 [S, n]."""
 
     context: Tensor
     pair: Tensor

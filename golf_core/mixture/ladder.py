@@ -72,7 +72,7 @@ class Experts:
     neural: Floats
     tilted: Floats
     found: Sequence[Floats]
-    """Of each source: the discounted share of the token among what followed the context."""
+    """For each source, the discounted share of the token among what followed the context."""
     match: Floats
 
 

@@ -31,7 +31,7 @@ LOWEST = -300.0
 
 @dataclass(frozen=True)
 class MixtureScores:
-    """Of a stretch of positions: nll [n] (float64, nats), and at the measured ones the whole distribution."""
+    """Figures of a stretch of positions: nll [n] (float64, nats), and at the measured ones the whole distribution."""
 
     nll: Floats
     measured_at: Tensor

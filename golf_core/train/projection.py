@@ -16,7 +16,7 @@ class AllReduce:
     mib: float
     """Size of the tensor that every rank contributes."""
     seconds: float
-    """Of one all-reduce, the slowest rank's."""
+    """Seconds of one all-reduce, the slowest rank's."""
     bus_gb_per_s: float
     """2 (n - 1) / n times the tensor's bytes a second, as nccl-tests defines the bus bandwidth; 10^9 bytes."""
 
@@ -31,7 +31,7 @@ class DryRun:
     """Measured, warm-up excluded."""
     parameters: int
     ms_per_step: float
-    """Of the compiled step, mean over the measured ones."""
+    """Milliseconds of the compiled step, mean over the measured ones."""
     ms_per_step_late: float
     """The same under late QAT; equal where the configuration has none."""
     warmup_seconds: float
@@ -40,7 +40,7 @@ class DryRun:
     train_seconds: float
     """Projected reading of the training clock."""
     chunks: int
-    """Of the whole evaluation."""
+    """Chunks of the whole evaluation."""
     chunks_measured: int
     seconds_per_chunk: float
     """Scored and adapted."""
@@ -58,7 +58,7 @@ class DryRun:
     peak_memory_mib: float
     """Projected, largest over the ranks: what was seen, and the rest of the text."""
     memory_mib: float | None
-    """Of the smallest GPU; None on a CPU."""
+    """Memory of the smallest GPU, MiB; None on a CPU."""
     seconds: float
     """What the rehearsal itself took."""
 

@@ -67,7 +67,7 @@ class Header:
     device: str
     config: GolfConfig
     next_tokens_sha256: str
-    """Of the tokens that training goes on with: other data would go unnoticed."""
+    """SHA-256 of the tokens that training goes on with: other data would go unnoticed."""
     progress: Progress
     tensors: tuple[Stored, ...]
 

@@ -22,9 +22,9 @@ class Progress:
     elapsed_s: float
     """Seconds on the clock."""
     step_seconds: tuple[float, ...]
-    """Of the most recent steps: they tell whether another one fits."""
+    """Seconds of the most recent steps: they tell whether another one fits."""
     loss: float
-    """Of the last step, nats a token."""
+    """Loss of the last step, nats a token."""
     qat_onset: int | None
     validation_s: float
     stream_position: int

@@ -18,7 +18,7 @@ import typer
 from golf_core.errors import UserError
 
 if TYPE_CHECKING:
-    from golf_core.audit.complete import Surroundings
+    from golf_core.audit.isolation import Surroundings
     from golf_core.audit.report import AuditOptions, AuditReport
     from golf_core.audit.scorer import ScorerSpec, Tokens
 import tempfile
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 MADE_UP_TOKENS = 512
 THREADS = 2
-"""Of an audit of a run."""
+"""CPU threads of an audit of a run."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def audit_command(given: AuditArguments) -> None:
 
 
 def _report(given: AuditArguments) -> AuditReport:
-    from golf_core.audit.complete import audit_figures, audit_named, empty_report
+    from golf_core.audit.isolation import audit_figures, audit_named, empty_report
     from golf_core.audit.scorer import ScorerSpec, declared, import_from, parse_arguments
 
     if given.scorer is None:
@@ -234,7 +234,7 @@ def _options(given: AuditArguments, counts: tuple[int, int, int] | None = None) 
 
 
 def _surroundings(given: AuditArguments, original_bytes: int | None) -> Surroundings:
-    from golf_core.audit.complete import Surroundings
+    from golf_core.audit.isolation import Surroundings
 
     return Surroundings(
         isolate=given.isolate,
@@ -308,7 +308,7 @@ def audit_run(
     """
     import numpy as np
 
-    from golf_core.audit.complete import Surroundings
+    from golf_core.audit.isolation import Surroundings
     from golf_core.data.shards import train_shards, validation_tokens
     from golf_core.evaluate.self_audit import audit_evaluation
 

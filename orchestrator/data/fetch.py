@@ -22,35 +22,33 @@ from golf_core.data.manifest import MANIFEST, Manifest, ShardRecord, load_manife
 from golf_core.data.shards import read_shard
 from golf_core.data.tokenizer import BOS, ByteTable, byte_table, load_tokenizer
 from golf_core.errors import ConfigError, DataError
-from orchestrator.data.folder import (
-    INCOMING,
-    RECORD,
-    FetchRecord,
-    check_disk,
-    default_folder,
-    fault_of,
-    locked,
-    record_of,
-    shards_in,
-    size_of,
-    sync,
-)
 from orchestrator.data.hub import FetchProgress, Hub, HubError, Meter, Patience, RemoteFile, Snapshot, disk_error
 from orchestrator.data.plan import (
+    INCOMING,
     MANIFEST_BYTES,
     PUBLISHED_MANIFEST,
+    RECORD,
+    FetchRecord,
     Shards,
+    check_disk,
     check_size,
     choose_folder,
     choose_shards,
     choose_tokenizer,
+    default_folder,
+    fault_of,
+    locked,
     read_manifest,
+    record_of,
+    shards_in,
+    size_of,
     stated_shards,
+    sync,
 )
 from orchestrator.job.sections import Fetch
 
 SLICE_TOKENS = 1 << 22
-"""Of a shard that are counted at once."""
+"""Tokens of a shard that are counted at once."""
 
 Say = Callable[[str], None]
 Watch = Callable[[FetchProgress], None]
@@ -63,7 +61,7 @@ class Fetched:
     folder: Path
     tokenizer: Path
     commit: str
-    """Of the repo; empty where a folder of the user's own was found and nothing asked of the hub."""
+    """Commit of the repo; empty where a folder of the user's own was found and nothing asked of the hub."""
     files: tuple[str, ...]
     """Names that were fetched now."""
     bytes: int

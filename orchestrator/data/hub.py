@@ -22,7 +22,7 @@ from orchestrator.job.sections import HUB, Fetch
 R = TypeVar("R")
 
 MAX_FILES = 20_000
-"""Of a repo; the challenge's has a few hundred."""
+"""Files of a repo at the most; the challenge's has a few hundred."""
 KEPT = "what was fetched is kept, and the same command goes on from there"
 
 
@@ -39,7 +39,7 @@ class Patience:
     """How a failing hub is tried again."""
 
     tries: int = 5
-    """Of each question and each file, beside the library's own of a connection."""
+    """Attempts at each question and each file, beside the library's own at a connection."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further one, up to 30."""
     read_seconds: float = 10.0
@@ -53,7 +53,7 @@ class RemoteFile:
     path: str
     size: int
     sha256: str | None
-    """Of a large file; None where the hub does not say."""
+    """SHA-256 of a large file; None where the hub does not say."""
     git_hash: str | None
     """SHA-1 of a small file as a blob of git; None where the hub does not say."""
 

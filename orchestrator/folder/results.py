@@ -107,7 +107,7 @@ class Claim:
     scores: Mapping[str, Summary]
     """BPB over the finished seeds by scorer (neural, mixture, published), as far as there are any."""
     tests: tuple[Test, ...]
-    """Of the mixture's BPB: against the margin, then against zero. Empty without baseline or score."""
+    """Tests of the mixture's BPB: against the margin, then against zero. Empty without baseline or score."""
     margin_bpb: float | None
     """0.005 nats a token in BPB, by the candidate's own bytes per token."""
     notes: tuple[str, ...]

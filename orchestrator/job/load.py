@@ -274,7 +274,7 @@ class PhaseLimits:
     evaluate: float
     audit: float
     transfer: float
-    """Of one file between a rank and the driver."""
+    """Seconds for one file between a rank and the driver."""
 
 
 def phase_limits(job: Job) -> PhaseLimits:

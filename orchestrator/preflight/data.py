@@ -189,7 +189,7 @@ class Overlap:
     windows: int
     """Looked up, of 64 tokens each."""
     found: int
-    """Of them, in the part of the training shards that was searched."""
+    """Windows that were found in the part of the training shards that was searched."""
     train_tokens: int
     train_tokens_searched: int
     same_files: tuple[tuple[str, str], ...]
@@ -202,7 +202,7 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Of the validation text that is expected in all training shards, if what was not searched is alike; 0 to 1."""
+        """Share (0 to 1) of the validation text expected in all training shards, if what was not searched is alike."""
         return min(self.found / (self.windows * self.searched), 1.0) if self.windows else 0.0
 
 

@@ -292,7 +292,7 @@ def _count(number: int, what: str) -> str:
 # --- disk and shared memory ---
 
 LOG_BYTES_PER_STEP, LOG_BYTES_PER_CHUNK = 300, 2000
-"""Of the log and the result, measured and rounded up."""
+"""Bytes of the log and the result, measured and rounded up."""
 SEED_OVERHEAD = 4 * MIB
 """Program, audit, results."""
 RESERVE = 1.5

@@ -27,7 +27,7 @@ from orchestrator.job.load import phase_limits
 from orchestrator.preflight.findings import warning
 
 SEARCH_TOKENS = 1_000_000_000
-"""Of the training shards: some ten seconds, once on each node."""
+"""Tokens of the training shards that are searched: some ten seconds, once on each node."""
 OWN_MIB = 3072.0
 """What a rank's own CUDA context and NCCL hold of its GPU before it trains."""
 DRY_STEPS = 20
@@ -46,7 +46,7 @@ class RankRequest:
     """Free in the node's temporary folder."""
     shm_bytes: int
     steps: int = DRY_STEPS
-    """Of the rehearsal; 0 rehearses nothing."""
+    """Steps of the rehearsal; 0 rehearses nothing."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class PowerPlan:
     power: float
     """Wanted chance of p < 0.01, if the gain is as expected."""
     seeds: int
-    """Of the job."""
+    """Seeds of the job."""
     least_gain: float | None
     """The gain below the baseline that the job's own seeds show with this power; None where no gain does."""
     gain: float | None
@@ -118,7 +118,7 @@ class PowerPlan:
     seeds_needed: int | None
     """For that gain; None where it is not given, or no number of seeds suffices."""
     chances: tuple[tuple[int, float], ...]
-    """Of a success with so many seeds, for that gain."""
+    """Numbers of seeds, and the chance of a success with so many, for that gain."""
 
 
 def plan_power(

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 BETWEEN_ATTEMPTS_S = 120.0
 """A stuck rank is noticed, its gang is ended, and room for the next is found."""
 FILES = 2
-"""Of a seed, each with a limit of its own on its way between a rank and the driver: checkpoint and artifact."""
+"""Files of a seed, each with a limit of its own on its way between a rank and the driver: checkpoint and artifact."""
 
 
 def worst_case_seconds(job: Job, parallel: int = 1) -> int:

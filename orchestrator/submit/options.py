@@ -36,7 +36,7 @@ def with_options(kind: type) -> Callable[[Callable[..., None]], Callable[..., No
 
 @dataclass(frozen=True)
 class RayJobOptions:
-    """Of a KubeRay manifest."""
+    """What a KubeRay manifest asks for."""
 
     image: Annotated[str, typer.Option(help="Image with this project, its requirements and Ray.")]
     namespace: Annotated[str | None, typer.Option(help="Default: that of kubectl.")] = None
@@ -61,7 +61,7 @@ class RayJobOptions:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Of a Slurm batch script."""
+    """What a Slurm batch script asks for."""
 
     parallel: Parallel = 1
     partition: Annotated[str | None, typer.Option(help="Default: the cluster's.")] = None

@@ -15,7 +15,7 @@ from pathlib import Path
 from golf_core.errors import UserError
 
 LIMIT_BYTES = 100 * 1024**2
-"""Of the zip file: Ray's dashboard takes no larger request."""
+"""Bytes of the zip file: Ray's dashboard takes no larger request."""
 LEFT_BEHIND = frozenset({".git", ".venv", "venv", "__pycache__"})
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 

@@ -83,7 +83,7 @@ class Folder:
     """Files that go to MLflow as a folder, made when they are sent."""
 
     name: str
-    """Of the folder among the run's artifacts."""
+    """Name of the folder among the run's artifacts."""
     digest: str
     """The same for the same content."""
     make: Callable[[Path], None]
@@ -380,7 +380,7 @@ VIEW = "golf"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of the experiment in which MLflow's own pages keep such a view."""
 VIEW_QUERY = f"viewStateShareKey={VIEW}"
-"""Of the address of the experiment's page, to see it in this view."""
+"""Query in the address of the experiment's page, to see it in this view."""
 VIEW_NAME = "Claims and seeds"
 COLUMNS = {
     "tags.`verdict`": 110,

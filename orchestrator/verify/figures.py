@@ -197,7 +197,7 @@ class Figure:
     value: float
     """Seconds, bytes, MiB, nats a token, bits per byte, or a count."""
     resolution: float
-    """Of the last digit given; 0 for a count."""
+    """Unit of the last digit given; 0 for a count."""
     text: str
     """As it stands in the log."""
     label: str

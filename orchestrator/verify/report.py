@@ -23,8 +23,8 @@ Status = Literal["ok", "problem", "note", "absent"]
 Verdict = Literal[
     "confirmed", "rounding", "differs", "not in the logs", "absent", "kept", "broken", "holds", "fails", "stated"
 ]
-"""Of a figure: confirmed, rounding (the logged figure at the precision given), differs, not in the logs, absent. Of a
-budget: kept or broken. Of anything else that was checked: holds or fails. `stated`: told without a judgement."""
+"""On a figure: confirmed, rounding (the logged figure at the precision given), differs, not in the logs, absent. On a
+budget: kept or broken. On anything else that was checked: holds or fails. `stated`: told without a judgement."""
 _STATUS: Mapping[Verdict, Status] = {
     **dict.fromkeys(("confirmed", "rounding", "kept", "holds"), "ok"),
     **dict.fromkeys(("differs", "broken", "fails"), "problem"),

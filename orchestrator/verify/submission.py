@@ -172,7 +172,7 @@ class Claim:
     """A hint at the stage (`STAGES`), or nothing."""
     place: Place
     null: Null = ""
-    """Of a test: against which hypothesis, where the field says."""
+    """Hypothesis of a test, where the field says which."""
 
 
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

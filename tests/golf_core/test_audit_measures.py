@@ -16,7 +16,7 @@ from specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
 from golf_core import strict_json
 from golf_core.audit.auditor import audit
 from golf_core.audit.causality import Edges, Position, changes, choose_cuts, choose_positions, interleaved
-from golf_core.audit.complete import weigh
+from golf_core.audit.isolation import weigh
 from golf_core.audit.normalization import estimated_sums, likely_first
 from golf_core.audit.passes import look_back
 from golf_core.audit.report import CAUSAL, NORMALIZED, PARTS, SINGLE_PASS, AuditOptions, AuditReport

@@ -14,7 +14,7 @@ import pytest
 from byte_example import byte_example
 from specimens.catalogue import BY_NAME, HONEST, VIOLATING, Specimen, audit_specimen
 
-from golf_core.audit.complete import CAP_BYTES, judge_budgets, weigh
+from golf_core.audit.isolation import CAP_BYTES, judge_budgets, weigh
 from golf_core.audit.report import ARTIFACT, BYTES, CLOCKS, NORMALIZED, Condition
 from golf_core.audit.text import count_bytes, judge_bytes
 from golf_core.data.tokenizer import SPACE

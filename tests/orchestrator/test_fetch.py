@@ -29,9 +29,16 @@ from golf_core.data.shards import read_shard, write_shard
 from golf_core.errors import ConfigError, DataError, GolfError
 from orchestrator.data import fetch as fetching
 from orchestrator.data.fetch import Fetched, ensure_data, fetch
-from orchestrator.data.folder import INCOMING, RECORD, default_folder
 from orchestrator.data.hub import FetchProgress, HubError, Patience, RemoteFile
-from orchestrator.data.plan import PUBLISHED_MANIFEST, choose_folder, choose_shards, choose_tokenizer
+from orchestrator.data.plan import (
+    INCOMING,
+    PUBLISHED_MANIFEST,
+    RECORD,
+    choose_folder,
+    choose_shards,
+    choose_tokenizer,
+    default_folder,
+)
 from orchestrator.job.sections import Fetch, fetch_of_options
 
 VOCAB = 1024
@@ -452,7 +459,7 @@ def test_what_is_no_hub(hub: HubServer, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_full_disk_is_seen_before(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.data.folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("orchestrator.data.plan.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"bytes are still to be fetched and 1,000 are free; free some space"):
         get(hub, tmp_path / "data")
     assert not any("/large/" in request for request in hub.requests)

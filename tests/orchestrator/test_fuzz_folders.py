@@ -26,8 +26,7 @@ from watchdog import bounded
 
 from golf_core.results import DataRecord
 from golf_core.strict_json import to_dict
-from orchestrator.data.folder import RECORD, FetchRecord, record_of, size_of
-from orchestrator.data.plan import read_manifest, stated_shards
+from orchestrator.data.plan import RECORD, FetchRecord, read_manifest, record_of, size_of, stated_shards
 from orchestrator.folder.event_log import read_events
 from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, read_ledger

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from golf_core.audit.complete import Surroundings, audit_named
+from golf_core.audit.isolation import Surroundings, audit_named
 from golf_core.audit.report import (
     CAUSAL,
     DOCUMENTS,
