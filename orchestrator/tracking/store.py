@@ -6,7 +6,6 @@ in the tracker's thread, because its import takes seconds.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import logging
@@ -14,13 +13,15 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import unquote
+
+from filelock import FileLock
 
 from orchestrator.tracking.series import Point, finite
 
@@ -143,7 +144,7 @@ class Store:
         file = sqlite_path(self._uri)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if file is None else _locked(file.with_name(f".{file.name}.lock")):
+        with nullcontext() if file is None else FileLock(file.with_name(f".{file.name}.lock")):
             self._client = MlflowClient(self._uri)
             self._experiment_id = self._find_experiment() or self._create_experiment(file)
 
@@ -330,14 +331,6 @@ def tame_mlflow() -> None:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock among the machine's processes; the file stays."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _inputs(data: Sequence[DataUsed]) -> list[Any]:

@@ -7,12 +7,13 @@ with by whoever comes next, in whichever store.
 
 from __future__ import annotations
 
-import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from golf_core.errors import GolfError, RunError
 from golf_core.strict_json import printable
@@ -183,11 +184,11 @@ class Mirror:
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Inside, no other process copies the run in `folder`. Raises `RunError` where one is at it."""
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder}: another process is writing this run to MLflow; wait for it") from None
+    try:
+        lock = FileLock(folder / LOCK, timeout=0).acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process is writing this run to MLflow; wait for it") from None
+    with lock:
         yield
 
 
