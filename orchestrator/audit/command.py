@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shlex
+import tempfile
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,21 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from golf_core.errors import UserError
+from golf_core import strict_json
+from golf_core.errors import ConfigError, UserError
+from golf_core.results import DataRecord
+from orchestrator.folder.earlier import job_of_run
+from orchestrator.folder.layout import ARTIFACT, DATA, PROGRAM, RESULT
+from orchestrator.folder.results import SeedResult
 
 if TYPE_CHECKING:
     from golf_core.audit.isolation import Surroundings
     from golf_core.audit.report import AuditOptions, AuditReport
     from golf_core.audit.scorer import ScorerSpec, Tokens
-import tempfile
-from typing import TYPE_CHECKING
-
-from golf_core import strict_json
-from golf_core.errors import ConfigError
-from golf_core.results import DataRecord
-from orchestrator.folder.earlier import job_of_run
-from orchestrator.folder.layout import ARTIFACT, DATA, PROGRAM, RESULT
-from orchestrator.folder.results import SeedResult
 
 if TYPE_CHECKING:
     from golf_core.audit.report import AuditOptions, AuditReport

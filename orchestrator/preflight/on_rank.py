@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 from golf_core import strict_json
 from golf_core.config import GolfConfig
 from golf_core.train.projection import AllReduce, DryRun
-from orchestrator.job.load import Job
+from orchestrator.job.load import Job, phase_limits
 from orchestrator.preflight.data import check_data_folder
-from orchestrator.preflight.findings import Finding, Preflight, error, ok
+from orchestrator.preflight.findings import Finding, Preflight, error, ok, warning
 from orchestrator.preflight.machine import check_disk, check_gpus, check_shm, is_kind, need_of
 from orchestrator.preflight.plan import estimate
 
 if TYPE_CHECKING:
     from golf_core.distributed import Ranks
-from orchestrator.job.load import phase_limits
-from orchestrator.preflight.findings import warning
 
 SEARCH_TOKENS = 1_000_000_000
 """Tokens of the training shards that are searched: some ten seconds, once on each node."""
