@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from drawing import examples
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from specimens.experts import Counts, Expert, HashedCounts, Match, Softmax, Static, Uniform
@@ -16,7 +17,7 @@ from golf_core.audit.text import synthetic_tokens
 
 TOKENS = 96
 QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 

@@ -148,6 +148,7 @@ class TestJobSubmission:
         assert "needs 8 GPUs on one node; the largest node has 0" in done.stdout
         assert "Traceback" not in done.stdout
 
+    @pytest.mark.slow
     def test_uploaded_folder_and_module(self, head: tuple[str, Path], sample_folder: Path, tmp_path: Path) -> None:
         """The form that works on any cluster: the folder travels, nothing has to be executable."""
         upload = tmp_path / "upload"

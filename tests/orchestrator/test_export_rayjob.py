@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_job
@@ -221,7 +222,7 @@ def any_job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return load_job(write_job(tmp_path_factory.mktemp("job"), resources=H100))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(path=texts.filter(bool), change=texts, value=texts)
 def test_no_value_is_more_than_a_value(any_job: Job, path: str, change: str, value: str) -> None:
     """Whatever a path or a variable holds, YAML and shell read it back as that, and the rest is as ever."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_job
@@ -337,7 +338,7 @@ class TestWhatSlurmIsAskedFor:
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(job=texts.filter(bool), changes=st.lists(texts, max_size=3))
 def test_no_shell_reads_more_into_a_command_than_its_words(job: str, changes: list[str]) -> None:
     words = run_words(job, changes)

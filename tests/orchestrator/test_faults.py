@@ -51,6 +51,7 @@ def test_a_rank_is_frozen(place: Path, start: Start, undisturbed: Figures, tell:
     tell("a rank is frozen (SIGSTOP)", service, "failed", "ended, tried again; same figures")
 
 
+@pytest.mark.slow
 def test_one_of_two_ranks_is_killed(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     """Its fellow notices a broken connection; the sentence names what was behind it."""
     service = start(job(place, resources={"ranks": 2}))
@@ -99,6 +100,7 @@ def test_stopping_writes_the_state_in_time(place: Path, start: Start, undisturbe
     tell("SIGTERM, and SIGKILL 3 s later", service, "stopping", "state written in time; `--resume`: same figures")
 
 
+@pytest.mark.slow
 def test_stopping_when_all_seeds_have_ended(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     """There is nothing left to stop: the run's end is written, and nobody is kept waiting."""
     service = start(job(place))
@@ -113,6 +115,7 @@ def test_stopping_when_all_seeds_have_ended(place: Path, start: Start, undisturb
     tell("SIGTERM when the last seed has ended", service, "error:", "the run's end is written")
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_by_one_process_at_a_time(place: Path, start: Start, tell: Tell) -> None:
     for_minutes = SLOWER | {"train.iterations": 100_000}
     service = start(job(place, overrides=for_minutes))

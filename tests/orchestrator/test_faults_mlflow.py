@@ -36,7 +36,7 @@ def in_store(file: Path) -> dict[str, tuple[str, int]]:
     [
         pytest.param(fails, "answers 500", marks=pytest.mark.slow),
         pytest.param(hangs, "hangs", marks=pytest.mark.slow),
-        (None, "is not there"),
+        pytest.param(None, "is not there", marks=pytest.mark.slow),
     ],
 )
 def test_mlflow_does_not_work(

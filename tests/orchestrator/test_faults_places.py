@@ -27,7 +27,7 @@ def slow(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["model.golf", slow("checkpoint.pt"), slow("result.json"), "ledger.jsonl"])
+@pytest.mark.parametrize("name", ["model.golf", slow("checkpoint.pt"), slow("result.json"), slow("ledger.jsonl")])
 def test_damaged_files_are_noticed_and_made_anew(
     name: str, place: Path, start: Start, undisturbed: Figures, finished: Path, tell: Tell
 ) -> None:

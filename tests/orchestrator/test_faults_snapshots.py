@@ -92,6 +92,7 @@ def test_the_driver_is_killed_after_a_snapshot(place: Path, start: Start, straig
     tell("the driver is killed in train, with snapshots", third, "resumed at step", "goes on there; same figures")
 
 
+@pytest.mark.slow
 def test_a_rank_is_killed_after_a_snapshot(place: Path, start: Start, straight: Figures, tell: Tell) -> None:
     """The next attempt of the same run goes on from the snapshot that the driver took off the lost rank."""
     service = start(job(place, overrides=WITH_SNAPSHOTS))

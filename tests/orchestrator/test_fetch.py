@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawing import examples
 from hub_server import COMMIT, HubServer, serving
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -579,7 +580,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @example({"tokenizers": [{"name": []}]})
 @given(json_values)
 def test_a_manifest_chooses_only_what_is_listed(manifest: Any) -> None:

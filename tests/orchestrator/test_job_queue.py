@@ -87,7 +87,7 @@ def test_two_jobs_on_a_cluster_with_room_for_one_gang(
     jobs = []
     for folder in folders:
         folder.mkdir()
-        jobs.append(str(write_job(folder, resources={"ranks": 2, "cpus_per_rank": 1})))
+        jobs.append(str(write_job(folder, seeds=[42, 1337], resources={"ranks": 2, "cpus_per_rank": 1})))
     done = subprocess.run(
         [sys.executable, "-c", TWO_JOBS, *jobs], capture_output=True, text=True, timeout=500, cwd=REPO, check=False
     )
@@ -99,13 +99,13 @@ def test_two_jobs_on_a_cluster_with_room_for_one_gang(
         for seed in load(RunResult, only_run(folder) / "result.json").seeds
     ]
     seeds.sort()
-    assert len(seeds) == 6
+    assert len(seeds) == 4
     assert all(before[1] <= after[0] + 0.5 for before, after in pairwise(seeds))
-    assert [name for _, _, name in seeds] in (["a", "b"] * 3, ["b", "a"] * 3)
+    assert [name for _, _, name in seeds] in (["a", "b"] * 2, ["b", "a"] * 2)
     one, other = (figures(only_run(folder)) for folder in folders)
-    assert len(one) == 3 and one == pytest.approx(other, abs=1e-6)
+    assert len(one) == 2 and one == pytest.approx(other, abs=1e-6)
     for folder in folders:
         check_ledger(only_run(folder), tuple(one))
-    record_property("fault", "two jobs of three seeds at once, room for one gang")
+    record_property("fault", "two jobs of two seeds at once, room for one gang")
     record_property("said", "nothing: each waits for its turn")
     record_property("after", "both end, no gang beside another; same figures")

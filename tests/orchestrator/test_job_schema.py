@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from drawing import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -175,7 +176,7 @@ def test_one_field_that_the_schema_refuses_the_reader_refuses(tmp_path: Path) ->
     assert taken > 500, "the schema must take something, or this shows nothing"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from(places(SCHEMA)),

@@ -154,6 +154,7 @@ def test_same_artifacts_on_two_ranks(finished: tuple[Path, str], tmp_path: Path,
         assert getattr(two, name).bpb == pytest.approx(getattr(one, name).bpb, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_stopping_ends_everything_and_keeps_what_is_there(sample_folder: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path, overrides={"train.iterations": 100_000, "train.log_every": 1}, seeds=[7])
     command = [sys.executable, "-m", "orchestrator", "run", str(job), "--address", "local"]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from verify_builders import RUNS, claims, finding, log_lines, problems, report_of, write_folder
@@ -262,7 +263,7 @@ def test_not_utf8_and_names_given_twice(tmp_path: Path) -> None:
 
 # --- anything at all -------------------------------------------------------------------------------
 
-fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 KEYS = """
