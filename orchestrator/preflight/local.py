@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from orchestrator.job.load import Job
 from orchestrator.preflight.data import check_data_folder
 from orchestrator.preflight.findings import Finding, error, from_error, ok, warning
 from orchestrator.preflight.machine import check_disk, check_gpus, check_shm, existing, misfit, need_of, this_machine
+from orchestrator.signals import within
 from orchestrator.tracking.store import masked, sqlite_path
 
 DISTRIBUTION = "golf-service"
@@ -150,23 +150,20 @@ def check_mlflow(uri: str | None, output: str, limit_s: float = MLFLOW_S) -> Fin
 
 def _answer(address: str, limit_s: float) -> str | None:
     """None where a server answers in time, else what came instead."""
-    outcome: list[str | None] = []
 
     def ask() -> None:
-        try:
-            urllib.request.urlopen(_without_login(address), timeout=limit_s).close()
-            outcome.append(None)
-        except urllib.error.HTTPError as problem:
-            # Who refuses a stranger is there; how to log in is MLflow's affair.
-            outcome.append(None if problem.code in (401, 403, 404) else f"answers with HTTP {problem.code}")
-        except Exception as problem:  # what a broken server can make of urllib has no end
-            outcome.append(f"no answer ({masked(str(getattr(problem, 'reason', problem)))})")
+        urllib.request.urlopen(_without_login(address), timeout=limit_s).close()
 
-    # Looking a name up has no time-out of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    return outcome[0] if outcome else f"no answer within {limit_s:g} s"
+    try:
+        within(limit_s, ask)  # looking a name up has no time-out of its own
+    except urllib.error.HTTPError as problem:
+        # Who refuses a stranger is there; how to log in is MLflow's affair.
+        return None if problem.code in (401, 403, 404) else f"answers with HTTP {problem.code}"
+    except TimeoutError:
+        return f"no answer within {limit_s:g} s"
+    except Exception as problem:  # what a broken server can make of urllib has no end
+        return f"no answer ({masked(str(getattr(problem, 'reason', problem)))})"
+    return None
 
 
 def _without_login(address: str) -> str:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from golf_core.errors import RunError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+from orchestrator.signals import within
 
-T = TypeVar("T")
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 POLL_S = 1.0
 
@@ -48,27 +46,6 @@ class Patience:
     """For which the log of a job that is said to run may end as soon as it begins."""
     retry: float = 2.0
     """Between two connections."""
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of `call`. Raises `TimeoutError` after `seconds`, and leaves the call behind."""
-    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            outcome.put((call(), None))
-        except Exception as error:
-            outcome.put((None, error))
-
-    # A daemon: the program ends although the call does not.
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        value, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-    if error is not None:
-        raise error
-    return value
 
 
 def is_refusal(error: Exception) -> bool:

@@ -192,7 +192,8 @@ def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
     `what` begins the sentence.
     """
     from orchestrator.preflight.machine import ClusterError
-    from orchestrator.submit.follow import is_refusal, within
+    from orchestrator.signals import within
+    from orchestrator.submit.follow import is_refusal
 
     try:
         return within(seconds, call)
