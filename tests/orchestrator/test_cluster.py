@@ -76,9 +76,9 @@ finally:
 @pytest.mark.ray
 @pytest.mark.parametrize("nodes", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_seeds_run_side_by_side_where_there_is_room(nodes: int, tmp_path: Path, sample_folder: Path) -> None:
-    """24 CPUs on three nodes hold three gangs of 8 CPUs at once; one node holds one after another."""
-    job = write_job(tmp_path, resources={"ranks": 1, "cpus_per_rank": 8})
-    command = [sys.executable, "-c", SIMULATE, str(job), str(nodes), "8"]
+    """Six CPUs on three nodes hold three gangs of two CPUs at once; one node holds one after another."""
+    job = write_job(tmp_path, resources={"ranks": 1, "cpus_per_rank": 2})
+    command = [sys.executable, "-c", SIMULATE, str(job), str(nodes), "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=REPO, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     seeds = load(RunResult, only_run(tmp_path) / "result.json").seeds

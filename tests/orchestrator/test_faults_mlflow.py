@@ -91,6 +91,7 @@ def test_mlflow_comes_back(place: Path, start: Start, undisturbed: Figures, tell
     tell("MLflow is away, and comes back", service, "does not answer", "it has everything when the run ends")
 
 
+@pytest.mark.slow
 def test_its_store_is_damaged(place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
     (place / "store").mkdir()
     store = place / "store" / "mlflow.db"

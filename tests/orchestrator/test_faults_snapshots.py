@@ -106,6 +106,7 @@ def test_a_rank_is_killed_after_a_snapshot(place: Path, start: Start, straight: 
     tell("a rank is killed in train, with snapshots", service, "resumed at step", "goes on there; same figures")
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot(place: Path, start: Start, straight: Figures, tell: Tell) -> None:
     """Training begins anew, and says why; snapshots that nobody needed change nothing."""
     service = start(job(place, overrides=WITH_SNAPSHOTS))

@@ -278,7 +278,7 @@ def test_plan_says_what_it_takes(tmp_path: Path) -> None:
 
 def test_plan_needs_neither_torch_nor_ray() -> None:
     script = (
-        "import sys; from pathlib import Path; from orchestrator.preflight import command, plan, table;"
+        "import sys; from pathlib import Path; from orchestrator.preflight import command, findings, plan;"
         "from orchestrator.job.load import load_job; plan.plan(load_job(Path('jobs/three_seed.yaml')));"
         "print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     )
