@@ -104,13 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Tests read `requests` instead."""
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
     def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         hub = self.state
         path = unquote(urlsplit(self.path).path)
         with hub.lock:
@@ -131,12 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(401 if path.startswith(("/api/", "/datasets/")) else 404)
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _revision(self, revision: str) -> None:
         if revision not in self.state.revisions:
             self._refuse(404, "RevisionNotFound")
         else:
             listed = [*map(self.state.entry, sorted(self.state.files)), *self.state.extra_entries]
-            self._json({"id": self.state.repo, "sha": COMMIT, "tags": [], "siblings": listed})
+            content = json.dumps({"id": self.state.repo, "sha": COMMIT, "tags": [], "siblings": listed}).encode()
+            self._head(200, len(content), {"Content-Type": "application/json"})
+            self.wfile.write(content)
 
     def _resolve(self, path: str) -> None:
         content = self.state.files.get(path)
@@ -175,11 +174,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         if drop is not None:
             self.close_connection = True
-
-    def _json(self, value: object) -> None:
-        content = json.dumps(value).encode()
-        self._head(200, len(content), {"Content-Type": "application/json"})
-        self.wfile.write(content)
 
     def _refuse(self, status: int, code: str = "") -> None:
         self._head(status, 0, {"X-Error-Code": code} if code else {})

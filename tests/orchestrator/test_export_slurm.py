@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -128,21 +129,19 @@ class Slurm:
         return [path.read_text().split("\0")[1:-1] for path in self.record.glob("srun-*")]
 
     def living(self) -> list[int]:
-        noted = [call["pid"] for call in self.calls("*")]
-        return [pid for pid in noted if psutil.pid_exists(pid) and str(self.record) in environment_of(pid)]
+        """Processes that noted a call and still run."""
+        found = []
+        for call in self.calls("*"):
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(call["pid"]).environ().get("RECORD") == str(self.record):
+                    found.append(call["pid"])
+        return found
 
     def _program(self, folder: str, name: str, text: str) -> None:
         path = self.folder / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
-
-
-def environment_of(pid: int) -> str:
-    try:
-        return psutil.Process(pid).environ().get("RECORD", "")
-    except psutil.Error:
-        return ""
 
 
 @pytest.fixture
@@ -169,7 +168,7 @@ class TestTheScriptRuns:
         assert (code, errors) == (0, "")
         (head,), (run,), (ready,) = slurm.calls("head"), slurm.calls("golf"), slurm.calls("python")
         assert run["args"][:4] == ["run", "jobs/tiny.yaml", "--set", "seeds=[1, 2]"]
-        (port,) = [a.removeprefix("--port=") for a in head["args"] if a.startswith("--port=")]
+        (port,) = ports_of(head)
         assert run["args"][4:] == ["--address", f"127.0.0.1:{port}"]
         assert ready["args"][:4] == ["-m", "orchestrator.submit.entry", f"127.0.0.1:{port}", "1"]
         assert head["at"] < ready["at"] < run["at"]
@@ -182,10 +181,6 @@ class TestTheScriptRuns:
         assert all("--export=ALL" in words for words in slurm.sruns())  # without it the token would not travel
         assert run["ray_address"] is None and run["cwd"] == str(slurm.folder)
         assert slurm.living() == []
-
-    def test_the_scratch_folder_is_removed(self, job: Job, slurm: Slurm) -> None:
-        assert slurm.run(script_of(job, slurm))[0] == 0
-        (head,) = slurm.calls("head")
         (scratch,) = [a.removeprefix("--temp-dir=") for a in head["args"] if a.startswith("--temp-dir=")]
         assert [words[-4:] for words in slurm.sruns() if "rm" in words] == [["rm", "-rf", "--", scratch]]
         assert scratch.startswith("/tmp/golf-") and len(scratch) < 40  # sockets lie in it
@@ -212,30 +207,27 @@ class TestTheScriptRuns:
         assert code == 2 and "no address that other nodes could reach" in errors
         assert not slurm.calls("*")
 
-    def test_a_signal_before_the_end_of_the_time_reaches_the_run(self, job: Job, slurm: Slurm) -> None:
-        process = slurm.start(script_of(job, slurm), plan={"golf": {"wait": True, "told": 7}})
-        slurm.wait_for("call-golf-*.json")
+    @pytest.mark.parametrize(
+        ("waiting", "code", "told"), [("golf", 7, 1), ("python", 143, 0)], ids=["the run", "the start"]
+    )
+    def test_a_signal_ends_what_goes_on(self, waiting: str, code: int, told: int, job: Job, slurm: Slurm) -> None:
+        """One before the end of the time reaches the run, whose exit code it is; one during the start begins none."""
+        process = slurm.start(script_of(job, slurm), plan={waiting: {"wait": True, "told": 7}})
+        slurm.wait_for(f"call-{waiting}-*.json")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
-        assert process.returncode == 7  # the run's own, not 143
-        assert len(list(slurm.record.glob("told-golf-*"))) == 1
+        assert process.returncode == code
+        assert len(slurm.calls("golf")) == len(list(slurm.record.glob("told-golf-*"))) == told
         assert slurm.living() == []
 
-    def test_a_signal_during_the_start_ends_what_was_started(self, job: Job, slurm: Slurm) -> None:
-        process = slurm.start(script_of(job, slurm), plan={"python": {"wait": True}})
-        slurm.wait_for("call-python-*.json")
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-        assert process.returncode == 143
-        assert not slurm.calls("golf") and slurm.living() == []
-
-    def test_a_head_that_does_not_start(self, job: Job, slurm: Slurm) -> None:
-        code, errors = slurm.run(script_of(job, slurm), plan={"ray": {"exit": 3}})
-        assert code == 1 and "Ray's head ended on node0" in errors
-        assert not slurm.calls("golf")
-
-    def test_nodes_that_do_not_join(self, job: Job, slurm: Slurm) -> None:
-        assert slurm.run(script_of(job, slurm), plan={"python": {"exit": 1}})[0] == 1
+    @pytest.mark.parametrize(
+        ("plan", "sentence"),
+        [({"ray": {"exit": 3}}, "Ray's head ended on node0"), ({"python": {"exit": 1}}, "")],
+        ids=["no head", "too few nodes"],
+    )
+    def test_a_cluster_that_does_not_start(self, plan: dict[str, Any], sentence: str, job: Job, slurm: Slurm) -> None:
+        code, errors = slurm.run(script_of(job, slurm), plan=plan)
+        assert code == 1 and sentence in errors
         assert not slurm.calls("golf") and slurm.living() == []
 
     def test_a_port_in_use_is_passed_over(self, job: Job, slurm: Slurm) -> None:
@@ -279,13 +271,10 @@ class TestWhatSlurmIsAskedFor:
         assert "partition" not in found and "mem" not in found
 
     def test_the_time_is_that_of_the_worst_case(self, job: Job) -> None:
+        assert [slurm_time(s) for s in (1, 3600, 90061)] == ["0-00:01:00", "0-01:00:00", "1-01:02:00"]
         seconds = worst_case_seconds(job) + 660
         assert self.directives(slurm_script(job, "j", (), OPTIONS))["time"] == slurm_time(seconds)
         assert self.directives(slurm_script(job, "j", (), replace(OPTIONS, time="1:00:00")))["time"] == "1:00:00"
-
-    @pytest.mark.parametrize(("seconds", "text"), [(1, "0-00:01:00"), (3600, "0-01:00:00"), (90061, "1-01:02:00")])
-    def test_times(self, seconds: int, text: str) -> None:
-        assert slurm_time(seconds) == text
 
     @pytest.mark.parametrize(
         ("change", "option"),
@@ -353,11 +342,8 @@ def test_no_shell_reads_more_into_a_command_than_its_words(job: str, changes: li
 def test_plain_words_need_no_quoting(word: str) -> None:
     if is_plain([word]):
         assert shell_line([word]) == word
-
-
-def test_a_zero_byte_is_refused() -> None:
     with pytest.raises(UserError, match="zero byte"):
-        shell_line(["a\0b"])
+        shell_line([f"{word}\0"])
 
 
 class TestWaitingForNodes:
@@ -387,11 +373,7 @@ class TestWorstCase:
         clock = {"overrides": {"train.wallclock_seconds": 60.0}, "seeds": [1], "limits": {"retries": 0}}
         job = load_job(write_job(tmp_path, audit={"positions": 0}, **clock))
         assert worst_case_seconds(job) == 600 + (60 + 900) + 1800 + 3 * 600 + 600 + 120
-
-    def test_a_training_without_a_clock_is_given_a_day(self, tmp_path: Path) -> None:
-        job = load_job(write_job(tmp_path, seeds=[1], limits={"retries": 0}))
-        assert worst_case_seconds(job) > 86_400
-
-    def test_no_gang(self, job: Job) -> None:
+        without_a_clock = load_job(write_job(tmp_path, seeds=[1], limits={"retries": 0}))
+        assert worst_case_seconds(without_a_clock) > 86_400  # a day
         with pytest.raises(ValueError, match="parallel"):
             worst_case_seconds(job, 0)

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from golf_core.data.manifest import MANIFEST, check_data, load_manifest
 from golf_core.data.shards import read_shard, write_shard
+from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.errors import ConfigError, DataError, GolfError
 from orchestrator.data import fetch as fetching
 from orchestrator.data.fetch import Fetched, ensure_data, fetch
@@ -123,7 +124,8 @@ def sound(fetched: Fetched) -> None:
 
 
 def test_a_fetched_folder_can_be_used_as_it_is(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
-    fetched = get(hub, tmp_path / "data")
+    seen: list[FetchProgress] = []
+    fetched = get(hub, tmp_path / "data", watch=seen.append)
     sound(fetched)
     assert fetched.tokenizer == tmp_path / "data" / MODEL
     assert fetched.commit == COMMIT
@@ -131,7 +133,8 @@ def test_a_fetched_folder_can_be_used_as_it_is(hub: HubServer, export: dict[str,
     names = [*TRAIN[:3], *VAL, MODEL, PUBLISHED_MANIFEST]
     assert sorted(fetched.files) == sorted(names)
     assert shown(fetched.folder) == sorted([*names, MANIFEST, RECORD])
-    assert fetched.bytes == sum(hub.served.values())
+    assert fetched.bytes == sum(hub.served.values()) == seen[-1].done_bytes == seen[-1].total_bytes
+    assert seen[-1].eta_seconds == 0 and all(progress.done_bytes <= progress.total_bytes for progress in seen)
     addresses = (f"/api/datasets/{hub.repo}/revision/main", f"/datasets/{hub.repo}/resolve/", "/large/")
     assert all(request.split()[1].startswith(addresses) for request in hub.requests)  # and nobody is told of it
     for name in [*TRAIN[:3], *VAL]:
@@ -139,9 +142,11 @@ def test_a_fetched_folder_can_be_used_as_it_is(hub: HubServer, export: dict[str,
     assert (fetched.folder / PUBLISHED_MANIFEST).read_bytes() == export["datasets/manifest.json"]
 
 
-def test_the_manifest_says_what_was_fetched(hub: HubServer, sample_folder: Path, tmp_path: Path) -> None:
-    from golf_core.data.tokenizer import byte_table, load_tokenizer
-
+@pytest.mark.parametrize("slice_tokens", [7, fetching.SLICE_TOKENS])
+def test_the_manifest_says_what_was_fetched(
+    hub: HubServer, sample_folder: Path, tmp_path: Path, slice_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "SLICE_TOKENS", slice_tokens)
     folder = get(hub, tmp_path / "data").folder
     manifest = load_manifest(folder)
     assert (manifest.kind, manifest.tokenizer, manifest.vocab_size) == ("export", MODEL, VOCAB)
@@ -153,14 +158,6 @@ def test_the_manifest_says_what_was_fetched(hub: HubServer, sample_folder: Path,
         assert shard.documents == int((tokens == 1).sum()) > 10
         before = np.concatenate([[1], tokens[:-1]])
         assert shard.bytes == int(table.token_bytes(before, tokens).sum())
-
-
-def test_counts_of_a_shard_do_not_depend_on_the_slices(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = load_manifest(get(hub, tmp_path / "whole").folder)
-    monkeypatch.setattr(fetching, "SLICE_TOKENS", 7)
-    assert load_manifest(get(hub, tmp_path / "sliced").folder).shards == whole.shards
 
 
 def test_a_second_call_fetches_nothing(hub: HubServer, tmp_path: Path) -> None:
@@ -175,9 +172,10 @@ def test_a_second_call_fetches_nothing(hub: HubServer, tmp_path: Path) -> None:
     sound(again)
 
 
-def test_more_shards_later_fetch_only_those(hub: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [get, lambda hub, folder: ensure_data(spec_of(hub), folder)], ids=["asked", "a job"])
+def test_more_shards_later_fetch_only_those(hub: HubServer, tmp_path: Path, later: Any) -> None:
     get(hub, tmp_path / "data", train_shards=1)
-    again = get(hub, tmp_path / "data")
+    again = later(hub, tmp_path / "data")
     assert again.files == tuple(TRAIN[1:3])
     sound(again)
 
@@ -189,27 +187,19 @@ def test_fewer_shards_than_there_are_is_refused(hub: HubServer, tmp_path: Path) 
     sound(fetched)
 
 
-@pytest.mark.parametrize("damage", ["longer", "shorter", "changed"])
+@pytest.mark.parametrize("damage", ["longer", "shorter", "changed", "a small one"])
 def test_a_wrong_file_is_fetched_anew_with_a_sentence(hub: HubServer, tmp_path: Path, damage: str) -> None:
     folder = get(hub, tmp_path / "data").folder
-    wrong = folder / TRAIN[1]
+    wrong = folder / (PUBLISHED_MANIFEST if damage == "a small one" else TRAIN[1])
     content = wrong.read_bytes()
     changed = {"longer": content + b"x", "shorter": content[:-3], "changed": content[:-1] + b"\xff"}
-    wrong.write_bytes(changed[damage])
+    wrong.write_bytes(changed.get(damage, content.replace(b"10B", b"11B")))
     said: list[str] = []
     again = get(hub, tmp_path / "data", said)
-    assert again.files == (TRAIN[1],)
-    assert [line for line in said if TRAIN[1] in line and line.endswith("fetching it anew")]
+    assert again.files == (wrong.name,)
+    assert [line for line in said if wrong.name in line and line.endswith("fetching it anew")]
+    assert any("git hash" in line for line in said) == (damage == "a small one")
     sound(again)
-
-
-def test_a_wrong_small_file_is_found_by_its_git_hash(hub: HubServer, tmp_path: Path) -> None:
-    folder = get(hub, tmp_path / "data").folder
-    path = folder / PUBLISHED_MANIFEST
-    path.write_bytes(path.read_bytes().replace(b"10B", b"11B"))
-    said: list[str] = []
-    assert get(hub, folder, said).files == (PUBLISHED_MANIFEST,)
-    assert any("git hash" in line for line in said)
 
 
 def test_force_fetches_everything(hub: HubServer, tmp_path: Path) -> None:
@@ -243,14 +233,6 @@ def test_an_export_whose_training_shards_count_from_one(hub: HubServer, tmp_path
     del hub.files[f"{FOLDER}/{TRAIN[0]}"]
     fetched = get(hub, tmp_path / "data")
     assert sorted(path.name for path in fetched.folder.glob("fineweb_train*")) == TRAIN[1:]
-
-
-def test_progress_ends_at_the_whole(hub: HubServer, tmp_path: Path) -> None:
-    seen: list[FetchProgress] = []
-    fetched = get(hub, tmp_path / "data", watch=seen.append)
-    assert seen[-1].done_bytes == seen[-1].total_bytes == fetched.bytes
-    assert seen[-1].eta_seconds == 0
-    assert all(progress.done_bytes <= progress.total_bytes for progress in seen)
 
 
 # --- connections that fail ------------------------------------------------------------------------
@@ -316,10 +298,14 @@ def test_a_hub_that_fails_and_recovers(hub: HubServer, tmp_path: Path, part: str
     sound(get(hub, tmp_path / "data"))
 
 
-def test_a_hub_that_goes_on_failing(hub: HubServer, tmp_path: Path) -> None:
+def test_a_hub_that_goes_on_failing_and_no_hub_at_all(hub: HubServer, tmp_path: Path) -> None:
     hub.statuses["/resolve/"] = [500] * 100
     with pytest.raises(HubError, match=rf"^{hub.address} fails with status 500; try again later"):
         get(hub, tmp_path / "data")
+    with serving(HubServer({})) as gone:
+        address = gone.address
+    with pytest.raises(HubError, match=rf"^{address} cannot be reached .*check the network, or name a mirror"):
+        get(hub, tmp_path / "data", endpoint=address)
 
 
 @pytest.mark.parametrize("silent", ["listing", "bytes"])
@@ -333,32 +319,20 @@ def test_a_silent_hub_is_not_waited_for(hub: HubServer, tmp_path: Path, silent: 
         fetch(spec_of(hub), tmp_path / "data", patience=hasty)
 
 
-def test_no_network(hub: HubServer, tmp_path: Path) -> None:
-    with serving(HubServer({})) as gone:
-        address = gone.address
-    with pytest.raises(HubError, match=rf"^{address} cannot be reached .*check the network, or name a mirror"):
-        get(hub, tmp_path / "data", endpoint=address)
-
-
 # --- wrong contents -------------------------------------------------------------------------------
 
 
-def test_wrong_bytes_are_fetched_once_more(hub: HubServer, tmp_path: Path) -> None:
+def test_wrong_bytes_are_fetched_once_more_and_no_more_often(hub: HubServer, tmp_path: Path) -> None:
     path = f"{FOLDER}/{TRAIN[0]}"
-    hub.corrupt[path] = 1
+    hub.corrupt[path] = 9
+    with pytest.raises(HubError, match=r"fineweb_train_000000.bin: has the SHA-256 .*twice in a row.*--endpoint"):
+        get(hub, tmp_path / "data")
+    assert shown(tmp_path / "data") == []
+    hub.corrupt[path], hub.served[path] = 1, 0
     said: list[str] = []
     sound(get(hub, tmp_path / "data", said))
     assert hub.served[path] == 2 * len(hub.files[path])
     assert any(TRAIN[0] in line and "SHA-256" in line and "once more" in line for line in said)
-
-
-def test_wrong_bytes_twice_are_an_error(hub: HubServer, tmp_path: Path) -> None:
-    hub.corrupt[f"{FOLDER}/{TRAIN[0]}"] = 9
-    with pytest.raises(HubError, match=r"fineweb_train_000000.bin: has the SHA-256 .*twice in a row.*--endpoint"):
-        get(hub, tmp_path / "data")
-    assert shown(tmp_path / "data") == []
-    hub.corrupt.clear()
-    sound(get(hub, tmp_path / "data"))
 
 
 def test_a_file_longer_than_listed_is_not_written(hub: HubServer, tmp_path: Path) -> None:
@@ -369,17 +343,16 @@ def test_a_file_longer_than_listed_is_not_written(hub: HubServer, tmp_path: Path
     assert all(file.stat().st_size <= 9000 for file in (tmp_path / "data" / INCOMING).glob(f"{TRAIN[0]}*"))
 
 
-def test_what_is_published_must_be_shards(hub: HubServer, tmp_path: Path) -> None:
-    hub.files[f"{FOLDER}/{TRAIN[1]}"] = b"<html>" * 2000
-    with pytest.raises(HubError, match=r"fineweb_train_000001.bin: not a token shard"):
-        get(hub, tmp_path / "data")
-    assert shown(tmp_path / "data") == []
-
-
-def test_shards_must_fit_the_tokenizer(hub: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "sentence"), [(HubError, "not a token shard"), (DataError, "holds the token id 1024, outside")]
+)
+def test_what_is_published_must_be_shards_of_the_tokenizer(
+    hub: HubServer, tmp_path: Path, error: type[GolfError], sentence: str
+) -> None:
     write_shard(tmp_path / "big.bin", np.full(5000, VOCAB, dtype=np.uint16))
-    hub.files[f"{FOLDER}/{TRAIN[1]}"] = (tmp_path / "big.bin").read_bytes()
-    with pytest.raises(DataError, match=r"fineweb_train_000001.bin: holds the token id 1024, outside"):
+    content = b"<html>" * 2000 if error is HubError else (tmp_path / "big.bin").read_bytes()
+    hub.files[f"{FOLDER}/{TRAIN[1]}"] = content
+    with pytest.raises(error, match=rf"fineweb_train_000001.bin: {sentence}"):
         get(hub, tmp_path / "data")
     assert shown(tmp_path / "data") == []
 
@@ -424,21 +397,16 @@ def test_the_token_of_the_user_opens_a_private_repo(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.token = "hf_right"
-    monkeypatch.setenv("HF_TOKEN", "hf_right")
-    monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    said: list[str] = []
-    sound(get(hub, tmp_path / "data", said, endpoint=None))
-    assert "hf_right" not in " ".join(said)
-    assert not any("hf_right" in path.read_text(errors="replace") for path in (tmp_path / "data").glob("*.json"))
-
-
-def test_a_wrong_token_is_named_and_not_shown(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.token = "hf_right"
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     with pytest.raises(DataError, match=r"refuses the token in HF_TOKEN") as caught:
         get(hub, tmp_path / "data", endpoint=None)
     assert "hf_wrong" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    said: list[str] = []
+    sound(get(hub, tmp_path / "data", said, endpoint=None))
+    assert "hf_right" not in " ".join(said)
+    assert not any("hf_right" in path.read_text(errors="replace") for path in (tmp_path / "data").glob("*.json"))
 
 
 def test_the_token_is_not_sent_to_an_address_that_a_job_names(
@@ -451,12 +419,6 @@ def test_the_token_is_not_sent_to_an_address_that_a_job_names(
     with pytest.raises(DataError, match=rf"set HF_ENDPOINT to {hub.address} if HF_TOKEN is meant for it") as caught:
         get(hub, tmp_path / "data")
     assert "hf_secret" not in str(caught.value)
-
-
-def test_what_is_no_hub(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub_server.COMMIT", {"not": "a hash"})
-    with pytest.raises(GolfError, match=r"check --endpoint"):
-        get(hub, tmp_path / "data")
 
 
 def test_a_full_disk_is_seen_before(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,43 +440,40 @@ def _full(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
     return open(path, mode, *rest, **named)  # noqa: PTH123 - this stands in for Path.open
 
 
-def test_a_place_that_cannot_be_written(hub: HubServer, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_and_no_worker(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="--out"):
-        get(hub, tmp_path / "file")
-    with pytest.raises(DataError, match="--out"):
-        get(hub, tmp_path / "file" / "data")
-
-
-def test_no_worker_is_a_mistake(hub: HubServer, tmp_path: Path) -> None:
+    for place in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(DataError, match="--out"):
+            get(hub, place)
     with pytest.raises(ConfigError, match="--workers"):
         get(hub, tmp_path / "data", workers=0)
 
 
 # --- hostile listings and manifests ---------------------------------------------------------------
 
-NAMES = ["../../evil.model", "/etc/evil_1024.model", "..\\evil_1024.model", "a\x00_1024.model", "e" * 4000 + ".model"]
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_manifest_leads_nowhere(hub: HubServer, tmp_path: Path, name: str) -> None:
+def manifest_naming(name: str) -> bytes:
     tokenizers = [{"name": "sp_bpe_1024", "model_path": name}]
     datasets = [{"name": "fineweb10B_sp1024", "tokenizer_name": "sp_bpe_1024", "path": name}]
-    hub.files["datasets/manifest.json"] = json.dumps({"tokenizers": tokenizers, "datasets": datasets}).encode()
+    return json.dumps({"tokenizers": tokenizers, "datasets": datasets}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"null", b"{", b'{"datasets": 3, "tokenizers": [[1]]}', b"[" * 3000, b"\xff\xfe", b"1" * 4000),
+        *map(manifest_naming, ["../../evil.model", "/etc/evil_1024.model", "..\\evil_1024.model"]),
+        *map(manifest_naming, ["a\x00_1024.model", "e" * 4000 + ".model"]),
+    ],
+    ids=range(13),
+)
+def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes) -> None:
+    hub.files["datasets/manifest.json"] = content
     fetched = get(hub, tmp_path / "in" / "data")
     assert fetched.tokenizer.name == MODEL
     sound(fetched)
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [".data.fetch.lock", "data"]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"[]", b"null", b"{", b'{"datasets": 3, "tokenizers": [[1]]}', b"[" * 3000, b"\xff\xfe", b"1" * 4000],
-)
-def test_any_manifest_will_do(hub: HubServer, tmp_path: Path, content: bytes) -> None:
-    hub.files["datasets/manifest.json"] = content
-    sound(get(hub, tmp_path / "data"))
 
 
 def test_no_manifest_will_do(hub: HubServer, tmp_path: Path) -> None:
@@ -524,15 +483,10 @@ def test_no_manifest_will_do(hub: HubServer, tmp_path: Path) -> None:
     assert PUBLISHED_MANIFEST not in shown(fetched.folder)
 
 
-def test_a_huge_manifest_is_not_fetched(hub: HubServer, tmp_path: Path) -> None:
-    hub.listed_sizes["datasets/manifest.json"] = 1 << 40
-    with pytest.raises(DataError, match=r"manifest.json: listed with 1,099,511,627,776 bytes"):
-        get(hub, tmp_path / "data")
-
-
-def test_a_huge_shard_is_not_fetched(hub: HubServer, tmp_path: Path) -> None:
-    hub.listed_sizes[f"{FOLDER}/{TRAIN[0]}"] = 1 << 40
-    with pytest.raises(DataError, match=r"fineweb_train_000000.bin: listed with 1,099,511,627,776 bytes"):
+@pytest.mark.parametrize("path", ["datasets/manifest.json", f"{FOLDER}/{TRAIN[0]}"])
+def test_a_huge_file_is_not_fetched(hub: HubServer, tmp_path: Path, path: str) -> None:
+    hub.listed_sizes[path] = 1 << 40
+    with pytest.raises(DataError, match=rf"{Path(path).name}: listed with 1,099,511,627,776 bytes"):
         get(hub, tmp_path / "data")
 
 
@@ -560,9 +514,18 @@ def test_a_listing_of_another_kind(hub: HubServer, tmp_path: Path, entry: dict[s
         get(hub, tmp_path / "data")
 
 
-def test_an_endless_listing_is_cut_off(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.data.hub.MAX_FILES", 5)
-    with pytest.raises(DataError, match=r"more than 5 files"):
+@pytest.mark.parametrize(
+    ("where", "value", "sentence"),
+    [
+        ("hub_server.COMMIT", {"not": "a hash"}, "check --endpoint"),
+        ("orchestrator.data.hub.MAX_FILES", 5, "more than 5 files"),
+    ],
+)
+def test_no_hub_and_an_endless_listing(
+    hub: HubServer, tmp_path: Path, where: str, value: object, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, value)
+    with pytest.raises(GolfError, match=sentence):
         get(hub, tmp_path / "data")
 
 
@@ -594,14 +557,12 @@ def test_the_manifest_decides_between_tokenizers() -> None:
         choose_tokenizer(Fetch(), "fineweb10B_sp1024", both, None)
     manifest = published_manifest(tokenizers=[{"name": "sp_bpe_1024", "file": "/root/made/new_1024.model"}])
     assert choose_tokenizer(Fetch(), "fineweb10B_sp1024", both, manifest).name == "new_1024.model"
-
-
-def test_a_variant_without_a_sentencepiece_model() -> None:
     with pytest.raises(DataError, match=r"no SentencePiece model for fineweb10B_byte260 .*choose another --variant"):
         choose_tokenizer(Fetch(variant="byte260"), "fineweb10B_byte260", listing(MODEL), published_manifest())
 
 
 def test_which_folder_is_meant() -> None:
+    assert [Fetch(variant=v).vocab_size for v in ("sp1024", "fineweb10B_sp512", "byte260")] == [1024, 512, None]
     folders = ("fineweb10B_sp1024", "fineweb100B_sp1024", "fineweb10B_sp10240", "../sp512")
     with pytest.raises(DataError, match=r"fineweb10B_sp1024 and fineweb100B_sp1024 are all exports of 'sp1024'"):
         choose_folder(Fetch(), folders)
@@ -666,11 +627,6 @@ def test_data_without_a_readable_record_are_somebody_elses(hub: HubServer, tmp_p
         ensure_data(spec_of(hub), folder)
 
 
-def test_another_variant_of_the_job_is_not_taken_for_the_one_asked(hub: HubServer, tmp_path: Path) -> None:
-    ensure_data(spec_of(hub, train_shards=2), tmp_path / "data")
-    sound(ensure_data(spec_of(hub), tmp_path / "data"))
-
-
 def test_the_users_own_shards_are_taken_as_they_are(hub: HubServer, sample_folder: Path) -> None:
     own = sample_folder / "tokenizer.model"
     found = ensure_data(spec_of(hub), sample_folder, own)
@@ -730,10 +686,6 @@ def test_options_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         fetch_of_options(**options)
     assert str(caught.value).startswith(sentence)
-
-
-def test_sizes_of_vocabularies() -> None:
-    assert [Fetch(variant=v).vocab_size for v in ("sp1024", "fineweb10B_sp512", "byte260")] == [1024, 512, None]
 
 
 def test_the_command(hub: HubServer, tmp_path: Path) -> None:

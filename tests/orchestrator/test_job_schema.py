@@ -26,6 +26,7 @@ MODELINE = "# yaml-language-server: $schema="
 SCHEMA = job_schema()
 CHECK = Draft202012Validator(SCHEMA)
 LEAST: dict[str, Any] = {"name": "x", "preset": "small", "seeds": [1], "data": "sample"}
+FILES = {"path": "a", "tokenizer": "b", "fetch": {}}
 BASELINE = {"name": "b", "bytes_per_token": 2.0}
 
 
@@ -93,23 +94,23 @@ def test_descriptions_are_prose() -> None:
     [
         {},
         {"overrides": None, "resources": None, "budgets": None, "mlflow": None, "baseline": None},
-        {"overrides": {}, "limits": {}, "cost": {}},
+        {"overrides": {}, "limits": {}, "cost": {}, "seeds": [0, 2**32 - 1], "data": {"path": "a", "tokenizer": "b"}},
         {"overrides": {"train": {"muon_lr": 1, "iterations": 7}, "train.log_every": 2, "compile": False}},
         {"overrides": {"evaluate": {"mixer.tilt": False}, "evaluate.mixer": {"orders": 2}}},
         {"overrides": {"evaluate": {"mixer": {"orders": 2}}, "evaluate.mixer.tilt": False}},
         {"overrides": {"model.ve_layers": [3], "train.wallclock_seconds": None, "model.table_dtype": "bfloat16"}},
-        {"seeds": [0, 2**32 - 1]},
-        {"data": {"path": "a", "tokenizer": "b"}},
-        {"data": {"path": "a", "tokenizer": "b", "fetch": None}},
-        {"data": {"path": "a", "tokenizer": "b", "fetch": {"train_shards": 1, "prefix": ""}}},
-        {"baseline": {**BASELINE, "mean": 1.1, "bpb": None}},
-        {"baseline": {**BASELINE, "bpb": [1.1, 1]}},
-        {"resources": {"ranks": 2, "nodes": 2, "cpus_per_rank": 0.5, "accelerator": "H100"}},
-        {"resources": {"nodes": 1, "ranks": 3}},
-        {"audit": {"positions": 0}, "cost": {"per_node_hour": 25, "stop_when_hopeless": True}},
-        {"limits": {"train_seconds": None, "eval_seconds": 601, "retries": 0}},
-        {"budgets": {"train_seconds": 1, "eval_seconds": 0.5, "artifact_bytes": 10_000}},
-        {"mlflow": {"tracking_uri": None, "experiment": "e"}, "output": "o", "min_seeds_for_claim": 2},
+        {"data": {**FILES, "fetch": None}, "resources": {"nodes": 1, "ranks": 3}, "output": "o"},
+        {"data": {**FILES, "fetch": {"train_shards": 1, "prefix": ""}}, "baseline": {**BASELINE, "bpb": [1.1, 1]}},
+        {
+            "baseline": {**BASELINE, "mean": 1.1, "bpb": None},
+            "resources": {"ranks": 2, "nodes": 2, "cpus_per_rank": 0.5, "accelerator": "H100"},
+            "audit": {"positions": 0},
+            "cost": {"per_node_hour": 25, "stop_when_hopeless": True},
+            "limits": {"train_seconds": None, "eval_seconds": 601, "retries": 0},
+            "budgets": {"train_seconds": 1, "eval_seconds": 0.5, "artifact_bytes": 10_000},
+            "mlflow": {"tracking_uri": None, "experiment": "e"},
+            "min_seeds_for_claim": 2,
+        },
     ],
 )
 def test_both_take_these(tmp_path: Path, fields: dict[str, Any]) -> None:
@@ -145,7 +146,6 @@ def places(schema: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[s
     return found
 
 
-FILES = {"path": "a", "tokenizer": "b", "fetch": {}}
 VALUES = (None, True, 0, 2, 4, 64, 0.5, "x", "sample", "float32", [1, 2], [0.5, 0.9])
 
 

@@ -111,10 +111,6 @@ def test_each_fault_is_found_on_its_gpu(gpu: dict[str, Any], level: str, words: 
         assert fault.where.startswith("GPU 1,")
 
 
-def test_a_driver_that_does_not_tell_is_not_at_fault() -> None:
-    assert set(levels(check_gpus(1, "H100", FakeNvml({"mig": None})))) == {"ok"}
-
-
 @pytest.mark.parametrize(("there", "exactly", "level"), [(7, True, "error"), (9, True, "error"), (9, False, "ok")])
 def test_the_number_of_gpus(there: int, exactly: bool, level: str) -> None:
     findings = check_gpus(8, "H100", FakeNvml(*[{}] * there), exactly=exactly)
@@ -122,13 +118,12 @@ def test_the_number_of_gpus(there: int, exactly: bool, level: str) -> None:
     assert (f"{there} GPUs, 8 asked for" in findings[0].what) == (level == "error")
 
 
-def test_only_the_gangs_gpus_count() -> None:
+def test_what_is_no_fault() -> None:
+    """A driver that does not tell, GPUs of others, and memory of our own."""
+    assert set(levels(check_gpus(1, "H100", FakeNvml({"mig": None})))) == {"ok"}
     nvml = FakeNvml({}, {"used": 60.0}, {})
     assert set(levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-2"]))) == {"ok"}
     assert "error" in levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-1"]))
-
-
-def test_our_own_memory_is_no_fault() -> None:
     nvml = FakeNvml({"used": 2.0, "busy": 60})
     assert "error" in levels(check_gpus(1, "H100", nvml))
     assert levels(check_gpus(1, "H100", nvml, own_mib=3072)) == ["ok"]

@@ -63,76 +63,64 @@ def test_a_secret_is_replaced_by_its_name_in_every_writing(name: str, secret: st
     assert secret not in repr(of)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("RAY_AUTH_MODE", "token"),
-        ("RAY_AUTH_MODE", "kerberos-or-so"),
-        ("SSH_AUTH_SOCK", "/tmp/ssh-XXXX1234abcdEFGH/agent.1"),
-        ("XAUTHORITY", "/home/somebody/.Xauthority"),
-        ("XAUTHORITY", "notapathbutnosecret"),
-        ("GOOGLE_APPLICATION_CREDENTIALS", "/home/somebody/keys/service.json"),
-        ("HF_TOKEN_PATH", "~/.cache/token"),
-        ("API_TOKEN", "~/.cache/token"),
-        ("API_TOKEN", "C:\\tokens\\mine.txt"),
-        ("TOKENIZERS_PARALLELISM", "falsehood"),
-        ("USE_AUTH", "disabled"),
-        ("PASSWORD", "none"),
-        ("MAX_TOKENS", "1000000"),
-        ("TOKEN_RATE", "1.25e-10"),
-        ("AUTH_PORT", "tcp://10.96.0.1:443"),
-        ("AUTH_PORT_443_TCP_ADDR", "10.96.100.100"),
-        ("AUTH_SERVICE", "tcp://10.96.0.1:443"),
-        ("SECRET", "short"),
-        ("GIT_AUTHOR_NAME", "A. Somebody"),
-        ("SLURM_JOB_ACCOUNT", "project-one"),
-        ("KUBERNETES_SERVICE_HOST", "kubernetes.default"),
-        ("PWD", "/some/where"),
-        ("OLDPWD", "/some/where (else)"),
-        ("GPG_KEY", "A035C8C19219BA821ECEA86B64E628F8D684696D"),
-        ("MLFLOW_TRACKING_URI", "https://mlflow.example.org:5000/path"),
-        ("HTTPS_PROXY", "http://proxy.example.org:3128"),
-        ("GIT_REMOTE", "ssh://git@example.org/repo"),
-        ("PATH", "/usr/bin:/bin"),
-    ],
-)
-def test_what_is_no_secret(name: str, value: str) -> None:
+NO_SECRETS = """
+RAY_AUTH_MODE=token
+RAY_AUTH_MODE=kerberos-or-so
+SSH_AUTH_SOCK=/tmp/ssh-XXXX1234abcdEFGH/agent.1
+XAUTHORITY=/home/somebody/.Xauthority
+XAUTHORITY=notapathbutnosecret
+GOOGLE_APPLICATION_CREDENTIALS=/home/somebody/keys/service.json
+HF_TOKEN_PATH=~/.cache/token
+API_TOKEN=~/.cache/token
+API_TOKEN=C:\\tokens\\mine.txt
+TOKENIZERS_PARALLELISM=falsehood
+USE_AUTH=disabled
+PASSWORD=none
+MAX_TOKENS=1000000
+TOKEN_RATE=1.25e-10
+AUTH_PORT=tcp://10.96.0.1:443
+AUTH_PORT_443_TCP_ADDR=10.96.100.100
+AUTH_SERVICE=tcp://10.96.0.1:443
+SECRET=short
+GIT_AUTHOR_NAME=A. Somebody
+SLURM_JOB_ACCOUNT=project-one
+PWD=/some/where
+OLDPWD=/some/where (else)
+GPG_KEY=A035C8C19219BA821ECEA86B64E628F8D684696D
+MLFLOW_TRACKING_URI=https://mlflow.example.org:5000/path
+HTTPS_PROXY=http://proxy.example.org:3128
+GIT_REMOTE=ssh://git@example.org/repo
+"""
+
+
+@pytest.mark.parametrize("variable", NO_SECRETS.split("\n")[1:-1])
+def test_what_is_no_secret(variable: str) -> None:
+    name, _, value = variable.partition("=")
     assert redactor(**{name: value}).redact(f"={value}=") == f"={value}="
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["MLFLOW_TRACKING_URI", "HTTP_PROXY", "https_proxy", "DATABASE_URL", "ANYTHING"],
-)
-def test_a_password_in_an_address(name: str) -> None:
-    of = redactor(**{name: "postgresql://golf:p%40ss!word@db.example.org:5432/runs"})
-    marker = f"[redacted {name}]"
-    assert of.redact("could not log in with p@ss!word") == f"could not log in with {marker}"
-    assert of.redact("p%40ss!word") == marker
-    assert of.redact("at postgresql://golf:p%40ss!word@db.example.org") == f"at postgresql://{REDACTED}@db.example.org"
-    assert of.redact("db.example.org:5432/runs") == "db.example.org:5432/runs"
-
-
-def test_a_token_in_place_of_a_user_and_in_a_field() -> None:
+def test_a_password_or_token_in_an_address_or_field() -> None:
+    for name in ("MLFLOW_TRACKING_URI", "https_proxy", "ANYTHING"):
+        of = redactor(**{name: "postgresql://golf:p%40ss!word@db.example.org:5432/runs"})
+        marker = f"[redacted {name}]"
+        assert of.redact("could not log in with p@ss!word") == f"could not log in with {marker}"
+        assert of.redact("p%40ss!word") == marker
+        address = "postgresql://{}@db.example.org"
+        assert of.redact(f"at {address.format('golf:p%40ss!word')}") == f"at {address.format(REDACTED)}"
+        assert of.redact("db.example.org:5432/runs") == "db.example.org:5432/runs"
     of = redactor(REMOTE="https://0123456789abcdefghij@example.org/x", DSN="host=db password=swordfish user=golf")
     assert of.redact("0123456789abcdefghij") == "[redacted REMOTE]"
     assert of.redact("swordfish") == "[redacted DSN]"
+    found = redactor().redact("GET https://me:pw@example.org:80/x failed")  # in any address, of no environment
+    assert found == f"GET https://{REDACTED}@example.org:80/x failed"
 
 
 @pytest.mark.parametrize(
     "token",
     [
-        "hf_" + "aB3" * 12,
-        "ghp_" + "aB3" * 12,
-        "github_pat_" + "aB3_" * 12,
-        "glpat-" + "aB3-" * 6,
-        "AKIAIOSFODNN7EXAMPLE",
-        "sk-" + "aB3" * 12,
-        "sk-proj-" + "aB3_" * 12,
-        "xoxb-1234567890-abcdef",
-        "AIza" + "aB3de" * 7,
-        "dapi" + "01ab" * 8,
-        "Bearer abcdefgh12345678",
+        *("hf_" + "aB3" * 12, "ghp_" + "aB3" * 12, "github_pat_" + "aB3_" * 12, "glpat-" + "aB3-" * 6),
+        *("AKIAIOSFODNN7EXAMPLE", "sk-" + "aB3" * 12, "sk-proj-" + "aB3_" * 12, "xoxb-1234567890-abcdef"),
+        *("AIza" + "aB3de" * 7, "dapi" + "01ab" * 8, "Bearer abcdefgh12345678"),
         "Authorization: Basic dXNlcjpwYXNzd29yZA==",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIEow+/=\nabc\n-----END RSA PRIVATE KEY-----",
@@ -140,11 +128,6 @@ def test_a_token_in_place_of_a_user_and_in_a_field() -> None:
 )
 def test_tokens_of_known_shapes_need_no_environment(token: str) -> None:
     assert redactor().redact(f"with '{token}' in it") == "with '[redacted token]' in it"
-
-
-def test_a_user_and_password_in_any_address() -> None:
-    found = redactor().redact("GET https://me:pw@example.org:80/x failed")
-    assert found == f"GET https://{REDACTED}@example.org:80/x failed"
 
 
 DIGEST = hashlib.sha256(b"golf").hexdigest()
@@ -172,42 +155,44 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert redactor().redact_bytes(text.encode()) == text.encode()
 
 
-def test_a_short_secret_alone_is_redacted_though_digits_of_a_digest_are_not() -> None:
-    secret = DIGEST[10:18]
-    of = redactor(A_TOKEN=secret)
-    assert of.redact(f"{secret} {DIGEST} x{secret}") == f"[redacted A_TOKEN] {DIGEST} x[redacted A_TOKEN]"
-    assert redactor(A_TOKEN=DIGEST).redact(DIGEST) == "[redacted A_TOKEN]"
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END OPENSSH PRIVATE KEY-----"
+A = "[redacted A_TOKEN]"
 
 
-def test_the_longest_secret_wins() -> None:
-    of = redactor(A_TOKEN="abcdefgh", B_TOKEN="abcdefghijkl", C_SECRET="abcdefgh")
-    assert of.redact("abcdefghijkl abcdefgh") == "[redacted B_TOKEN] [redacted A_TOKEN]"
-
-
-def test_a_name_that_holds_a_value_is_not_given() -> None:
-    assert redactor(GOLFTOKEN="GOLFTOKEN", B_TOKEN="swordfish").redact("GOLFTOKEN") == REDACTED
-    assert redactor(B_TOKEN="redacted", C_TOKEN="[redacted]").redact("[redacted]") == "[redacted]"
-
-
-def test_lines_of_a_long_secret_are_secret() -> None:
-    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END OPENSSH PRIVATE KEY-----"
-    of = redactor(SSH_PRIVATE_KEY=key)
-    assert of.redact(f"x{key}x") == "x[redacted SSH_PRIVATE_KEY]x"
-    assert of.redact(json.dumps(key)) == '"[redacted SSH_PRIVATE_KEY]"'
-    assert of.redact("line: b3BlbnNzaC1rZXktdjEAAAAABG5vbmU") == "line: [redacted SSH_PRIVATE_KEY]"
+@pytest.mark.parametrize(
+    ("environ", "text", "expected"),
+    [
+        # A short secret alone is one, though digits of a digest are none.
+        ({"A_TOKEN": DIGEST[10:18]}, f"{DIGEST[10:18]} {DIGEST} x{DIGEST[10:18]}", f"{A} {DIGEST} x{A}"),
+        ({"A_TOKEN": DIGEST}, DIGEST, A),
+        # The longest wins.
+        (
+            {"A_TOKEN": "abcdefgh", "B_TOKEN": "abcdefghijkl", "C_SECRET": "abcdefgh"},
+            "abcdefghijkl abcdefgh",
+            f"[redacted B_TOKEN] {A}",
+        ),
+        # A name that holds a value is not given.
+        ({"GOLFTOKEN": "GOLFTOKEN", "B_TOKEN": "swordfish"}, "GOLFTOKEN", REDACTED),
+        ({"B_TOKEN": "redacted", "C_TOKEN": "[redacted]"}, "[redacted]", "[redacted]"),
+        # Lines of a long secret are secret.
+        ({"A_TOKEN": KEY}, f"x{KEY}x", f"x{A}x"),
+        ({"A_TOKEN": KEY}, json.dumps(KEY), f'"{A}"'),
+        ({"A_TOKEN": KEY}, "line: b3BlbnNzaC1rZXktdjEAAAAABG5vbmU", f"line: {A}"),
+    ],
+)
+def test_which_secret_is_named(environ: dict[str, str], text: str, expected: str) -> None:
+    assert redactor(**environ).redact(text) == expected
 
 
 def test_keys_and_other_values_are_kept() -> None:
     of = redactor(A_TOKEN="swordfish")
     value = {"swordfish": ["swordfish", 1, 2.5, None, True, ("xswordfish", b"swordfish")]}
-    marker = "[redacted A_TOKEN]"
-    assert of.redact_value(value) == {"swordfish": [marker, 1, 2.5, None, True, (f"x{marker}", marker.encode())]}
+    assert of.redact_value(value) == {"swordfish": [A, 1, 2.5, None, True, (f"x{A}", A.encode())]}
 
 
 secrets = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=6, max_size=30)
 names = st.sampled_from(["HF_TOKEN", "A_SECRET", "DB_PASSWORD", "X_API_KEY", "aws_access_key", "My-Credential"])
 environments = st.dictionaries(names, secrets, min_size=1, max_size=4)
-quiet = settings(max_examples=examples(150), derandomize=True)
 
 
 def texts_in(value: Any) -> list[str]:
@@ -215,6 +200,9 @@ def texts_in(value: Any) -> list[str]:
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
     return [text for item in items for text in texts_in(item)]
+
+
+quiet = settings(max_examples=examples(150), derandomize=True)
 
 
 @quiet

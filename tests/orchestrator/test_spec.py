@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +50,7 @@ def test_three_seed() -> None:
     assert job.config == GolfConfig()
     assert job.budgets.artifact_bytes == 16_000_000
     assert job.baseline is not None
+    assert Baseline(name="b", mean=1.25, bytes_per_token=2.0).mean_bpb == 1.25
     assert job.baseline.mean_bpb == pytest.approx(1.11937967, abs=1e-8)
     assert 1 / (math.log(2) * job.baseline.bytes_per_token) == pytest.approx(0.59226, abs=5e-6)
 
@@ -98,8 +100,9 @@ def test_a_job_file_runs_itself_from_the_project_folder(path: Path, own_environm
 # --- resolution ---
 
 
-def test_defaults(file: Path) -> None:
-    file.write_text(SMALLEST)
+@pytest.mark.parametrize("headings", ["", "overrides:\nresources:\nbudgets:\nmlflow:\nbaseline:\n"])
+def test_defaults(file: Path, headings: str) -> None:
+    file.write_text(SMALLEST + headings)
     job = load_job(file)
     assert job.min_seeds_for_claim == 3
     assert (job.budgets.train_seconds, job.budgets.eval_seconds) == (600.0, 600.0)
@@ -107,36 +110,26 @@ def test_defaults(file: Path) -> None:
     assert (job.baseline, job.output, job.config) == (None, "runs", preset("small"))
 
 
-def test_headings_without_fields_mean_the_defaults(file: Path) -> None:
-    file.write_text(SMALLEST + "overrides:\nresources:\nbudgets:\nmlflow:\nbaseline:\n")
-    bare = file.with_name("bare.yaml")
-    bare.write_text(SMALLEST)
-    assert load_job(file) == load_job(bare)
+@pytest.mark.parametrize(
+    ("field", "budget", "unchanged", "sentence"),
+    [
+        ("train.wallclock_seconds", "train_seconds", 600, r"601 s .* budgets\.train_seconds .*600 s"),
+        ("artifact.cap_bytes", "artifact_bytes", 16_000_000, r"16,000,001 is more than budgets\.artifact_bytes allows"),
+    ],
+)
+def test_clock_and_cap_follow_the_budgets(field: str, budget: str, unchanged: int, sentence: str) -> None:
+    group, _, name = field.partition(".")
 
+    def found(path: Path, **changes: Any) -> Any:
+        return getattr(getattr(load_job(path, changes).config, group), name)
 
-def test_overrides_nested_and_dotted(file: Path) -> None:
-    file.write_text(SMALLEST + "overrides: {train: {muon_lr: 1e-3}, train.iterations: 7, model.ve_layers: [3]}\n")
-    config = load_job(file).config
-    assert (config.train.muon_lr, config.train.iterations, config.model.ve_layers) == (1e-3, 7, (3,))
-
-
-def test_the_clock_follows_the_budget() -> None:
-    assert load_job(THREE_SEED, {"budgets.train_seconds": 60}).config.train.wallclock_seconds == 60
-    assert load_job(THREE_SEED, {"overrides.train.wallclock_seconds": 30}).config.train.wallclock_seconds == 30
-    assert load_job(THREE_SEED, {"overrides.train.wallclock_seconds": None}).config.train.wallclock_seconds is None
-    assert load_job(SMOKE, {"overrides.train.wallclock_seconds": 5.5}).config.train.wallclock_seconds == 5.5
+    assert found(THREE_SEED) == unchanged
+    assert found(THREE_SEED, **{f"budgets.{budget}": unchanged // 10}) == unchanged // 10
     for path in (SMOKE, THREE_SEED):
-        with pytest.raises(ConfigError, match=r"wallclock_seconds: 601 s .* budgets\.train_seconds .*600 s"):
-            load_job(path, {"overrides.train.wallclock_seconds": 601})
-
-
-def test_the_cap_follows_the_budget() -> None:
-    assert load_job(THREE_SEED).config.artifact.cap_bytes == 16_000_000
-    assert load_job(SMOKE, {"budgets.artifact_bytes": 900_000}).config.artifact.cap_bytes == 900_000
-    assert load_job(SMOKE, {"overrides.artifact.cap_bytes": 800_000}).config.artifact.cap_bytes == 800_000
-    assert load_job(SMOKE, {"overrides.artifact.cap_bytes": None}).config.artifact.cap_bytes is None
-    with pytest.raises(ConfigError, match=r"cap_bytes: 16,000,001 is more than budgets\.artifact_bytes allows"):
-        load_job(THREE_SEED, {"overrides.artifact.cap_bytes": 16_000_001})
+        for value in (unchanged // 20, None):
+            assert found(path, **{f"overrides.{field}": value}) == value
+        with pytest.raises(ConfigError, match=rf"{name}: {sentence}"):
+            load_job(path, {f"overrides.{field}": unchanged + 1})
 
 
 def test_changes_replace_fields_of_any_kind() -> None:
@@ -150,11 +143,13 @@ def test_changes_replace_fields_of_any_kind() -> None:
     assert (job.config.train.iterations, job.config.train.muon_lr) == (10, 0.5)
 
 
-def test_a_change_wins_over_the_same_override_in_the_file(file: Path) -> None:
-    file.write_text(SMALLEST + "overrides: {train: {iterations: 5}, train.log_every: 2}\n")
+def test_overrides_nested_and_dotted_and_changes_that_win_over_them(file: Path) -> None:
+    file.write_text(SMALLEST + "overrides: {train: {muon_lr: 1e-3, iterations: 5}, train.log_every: 2}\n")
+    train = load_job(file).config.train
+    assert (train.muon_lr, train.iterations, train.log_every) == (1e-3, 5, 2)
     changes = {"overrides.train": {"log_every": 3}, "overrides.train.iterations": 9}
-    config = load_job(file, changes).config
-    assert (config.train.iterations, config.train.log_every) == (9, 3)
+    train = load_job(file, changes).config.train
+    assert (train.iterations, train.log_every) == (9, 3)
     assert load_job(file, {"overrides": {}}).config == preset("small")
 
 
@@ -175,14 +170,14 @@ def test_a_job_reads_back_from_its_record(path: Path) -> None:
     assert again.digest == job.digest
 
 
-def test_a_damaged_record_is_named() -> None:
-    values = load_job(SMOKE).to_dict()
-    with pytest.raises(ConfigError, match=r"result\.json: seeds: missing"):
-        Job.from_dict({k: v for k, v in values.items() if k != "seeds"}, where="result.json")
-    with pytest.raises(ConfigError, match=r"job\.config"):
-        Job.from_dict({k: v for k, v in values.items() if k != "config"})
-    with pytest.raises(ConfigError, match="expected a mapping"):
-        Job.from_dict([])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("lost", "sentence"),
+    [("seeds", r"result\.json: seeds: missing"), ("config", r"result\.json\.config"), ("", "mapping")],
+)
+def test_a_damaged_record_is_named(lost: str, sentence: str) -> None:
+    values = {name: value for name, value in load_job(SMOKE).to_dict().items() if name != lost}
+    with pytest.raises(ConfigError, match=sentence):
+        Job.from_dict(values if lost else [], where="result.json")  # type: ignore[arg-type]
 
 
 # --- mistakes ---
@@ -190,20 +185,15 @@ def test_a_damaged_record_is_named() -> None:
 BOTH = [
     ("sedes: [1]", "sedes: no such field; did you mean 'seeds'?"),
     ("name: a/b", "name: got 'a/b'; give a name of up to 64 letters"),
-    ("name: ..", "name: got '..'"),
-    ("name: 3", "name: got 3"),
     ("preset: smal", "preset: got 'smal'; give record or small"),
     ("seeds: [3, 4, 3]", "seeds: seed 3 given more than once"),
     ("seeds: [3, 4, 3, 4]", "seeds: seeds 3, 4 given more than once"),
     ("seeds: []", "seeds: got []; give a list of one or more"),
-    ("seeds: 3", "seeds: got 3; give a list"),
     ("seeds: [true]", "seeds[0]: got true"),
-    ("seeds: [-1]", "seeds[0]: got -1"),
     (
         "seeds: [4294967296]",
         "seeds[0]: got 4294967296; give a list of one or more different whole numbers from 0",
     ),
-    ("seeds: ['1']", "seeds[0]: got '1'"),
     ("data: smaple", "data: got 'smaple'; give the word sample, or a mapping"),
     ("data: {path: a}", "data.tokenizer: missing; give the SentencePiece .model file"),
     ("data: {pth: x, path: a, tokenizer: b}", "data.pth: no such field; did you mean 'path'?"),
@@ -215,11 +205,9 @@ BOTH = [
     ("overrides: [1]", "overrides: got [1]; give a mapping"),
     ("overrides: {train: {iteration: 2}}", "overrides.train.iteration: no such field; did you mean 'iterations'?"),
     ("overrides: {trian.iterations: 2}", "overrides.trian: no such field; did you mean 'train'?"),
-    ("overrides: {trian: {}}", "overrides.trian: no such field; did you mean 'train'?"),
     ("overrides: {mixer.orders: 1}", "overrides.mixer: no such field"),
     ("overrides: {train.iterations: {}}", "overrides.train.iterations: expected int, got {}"),
     ("overrides: {train: 5}", "overrides.train: is a group of fields"),
-    ("overrides: {train: null}", "overrides.train: is a group of fields"),
     ("overrides: {train: {iterations: many}}", "overrides.train.iterations: expected int, got 'many'"),
     ("overrides: {train.iterations: true}", "overrides.train.iterations: expected int, got True"),
     ("overrides: {train.muon_lr: null}", "overrides.train.muon_lr: got null; give a number"),
@@ -229,11 +217,8 @@ BOTH = [
     ),
     ("overrides: {model.ve_layers: 3}", "overrides.model.ve_layers: expected a list, got 3"),
     ("overrides: {evaluate: {mixer: {orders: 0.5}}}", "overrides.evaluate.mixer.orders: expected int, got 0.5"),
-    ("resources: {rank: 2}", "resources.rank: no such field; did you mean 'ranks'?"),
     ("resources: {ranks: true}", "resources.ranks: got true; give a whole number from 1 to 8"),
-    ("resources: {ranks: 9}", "resources.ranks: got 9"),
     ("resources: {nodes: 2}", "resources: an odd number of ranks cannot be shared out"),
-    ("resources: {nodes: 2, ranks: 3}", "resources: an odd number of ranks cannot be shared out"),
     ("resources: {cpus_per_rank: 0}", "resources.cpus_per_rank: got 0; give a number above 0"),
     ("resources: {accelerator: ''}", "resources.accelerator: got ''; give a GPU's name"),
     ("limits: null", "limits: got null; give a mapping"),
@@ -244,21 +229,14 @@ BOTH = [
     ("baseline: {name: b, bytes_per_token: 2}", "baseline: wants either bpb"),
     ("baseline: {name: b, bytes_per_token: 2, mean: 1, bpb: [1, 2]}", "baseline: wants either bpb"),
     ("baseline: {name: b, bytes_per_token: 2, bpb: [1.1]}", "baseline.bpb: got [1.1]; give a list of two or more"),
-    ("baseline: {name: b, bytes_per_token: 2, bpb: [1, x]}", "baseline.bpb[1]: got 'x'; give a list"),
-    ("min_seeds_for_claim: 1", "min_seeds_for_claim: got 1"),
-    ("audit: {positions: -1}", "audit.positions: got -1"),
     ("cost: {stop_when_hopeless: 'yes'}", "cost.stop_when_hopeless: got 'yes'; give true"),
     ('mlflow: {"\\e[31m\\n": 1}', "mlflow.\\x1b[31m\\n: no such field"),
-    ("mlflow: {experiment: ''}", "mlflow.experiment: got ''"),
-    ("output: 3", "output: got 3"),
 ]
 """A line that replaces one of the smallest job, and the sentence; the published schema refuses it as well."""
 READER_ALONE = [
     ("seeds: [1.0]", "seeds[0]: got 1.0"),
     ("overrides: {train.muon_lr: .nan}", "overrides.train.muon_lr: got nan; give a finite number"),
     ("overrides: {model.num_kv_heads: 0}", "overrides.model.num_kv_heads: 0 is not at least 1"),
-    ("overrides: {train.val_every: -1}", "overrides.train.val_every: -1 is not at least 0"),
-    ("overrides: {evaluate.chunk_tokens: 0}", "overrides.evaluate.chunk_tokens: 0 is not at least 1"),
     ("overrides: {model.ve_layers: [9]}", "overrides.model.ve_layers: [9] names a block outside"),
     ("overrides: {train: {log_every: 2}, train.log_every: 3}", "overrides.train.log_every: given twice"),
     # Without the wrong one the others would clash with defaults: that is not said.
@@ -266,7 +244,6 @@ READER_ALONE = [
         "overrides: {train.batch_tokens: 1000, train.seq_len: 100}",
         "overrides.train.batch_tokens: 1000 is not a",
     ),
-    ("resources: {ranks: 2.0}", "resources.ranks: got 2.0; give a whole number"),
     ("{resources: {ranks: 8}, overrides: {train.micro_batches: 4}}", "resources.ranks: 8 ranks cannot share"),
     ("budgets: {eval_seconds: .inf}", "budgets.eval_seconds: got inf; give a finite number"),
     ("limits: {eval_seconds: 600}", "limits.eval_seconds: 600 s would end the phase within its budget of 600 s"),
@@ -288,13 +265,10 @@ def test_one_mistake_one_sentence(file: Path, line: str, expected: str, valid: b
     ("change", "expected"),
     [
         ("seeds=[3, 4, 3]", "--set: seeds: seed 3 given more than once"),
-        ("seeds=[true]", "--set: seeds[0]: got true"),
         ("seeds=!!set {1, 2}", "--set: seeds: YAML reads this as a set"),
         ("name=2026-03-25", "--set: name: YAML reads this as a date; put text in quotes"),
         ("data.pth=x", "--set: data.pth: no such field; did you mean 'path'?"),
-        ("resources.rank=1", "--set: resources.rank: no such field"),
         ("overrides.train.iteration=1", "--set: overrides.train.iteration: no such field"),
-        ("overrides=1", "--set: overrides: got 1"),
         ("overrides.train.batch_tokens=1e400", "--set: overrides.train.batch_tokens: got inf"),
         ("resources", "--set resources: not of the form field=value"),
         ("a..b=1", "--set a..b=1: not of the form field=value"),
@@ -328,21 +302,14 @@ def test_every_mistake_is_listed(file: Path) -> None:
     [
         ("resources:\n  ranks: 1\n  'ranks': 2\n", "line 3: the field 'ranks' is given twice"),
         ("name: [x\n", "line 2: not YAML"),
-        ("a: &a [x]\nb: *a\n", "line 2: aliases (*name) are not read here"),
         ('"\\e[31m\\n": b\n"\\e[31m\\n": b\n', "line 2: the field '\\x1b[31m\\n' is given twice"),
         ("1: x\n", "1: is not a field's name"),
         ("name: !!binary aGk=\n", "name: YAML reads this as a bytes"),
         ("name: 2024-13-45\n", "holds a value that YAML cannot read (month must be in 1..12)"),
         (b"name: x\nseeds: \xff\n", "line 2: not UTF-8 text"),
         ("# " + "x" * 1_000_000, "larger than 1,000,000 bytes"),
-        ("---\nname: x\n---\nname: y\n", "line 3: not YAML"),
     ],
 )
 def test_files_that_are_no_job(file: Path, text: str | bytes, expected: str) -> None:
     (found,) = mistakes(file, text)
     assert found.startswith(expected)
-
-
-def test_a_baseline_mean_is_computed_from_its_seeds() -> None:
-    assert Baseline(name="b", bpb=(1.0, 2.0), bytes_per_token=2.0).mean_bpb == 1.5
-    assert Baseline(name="b", mean=1.25, bytes_per_token=2.0).mean_bpb == 1.25
