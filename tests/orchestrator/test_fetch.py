@@ -211,14 +211,24 @@ def test_shards_that_were_fetched_otherwise_are_kept(hub: HubServer, export: dic
     sound(fetched)
 
 
-def test_a_folder_with_other_data_is_left_alone(hub: HubServer, sample_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sample"
-    shutil.copytree(sample_folder, folder)
+@pytest.mark.parametrize("whose", ["the user's own", "of an unreadable record"])
+def test_a_folder_with_other_data_is_left_alone(
+    hub: HubServer, sample_folder: Path, tmp_path: Path, whose: str
+) -> None:
+    folder = tmp_path / "data"
+    if whose == "the user's own":
+        shutil.copytree(sample_folder, folder)
+    else:
+        ensure_data(spec_of(hub), folder)
+        (folder / TRAIN[0]).unlink()
+        (folder / RECORD).write_text("{}")
     before = shown(folder)
+    hub.requests.clear()
+    with pytest.raises(DataError, match=r"holds other data.*--out"):
+        ensure_data(spec_of(hub), folder)
     with pytest.raises(DataError, match=r"holds other data.*--out"):
         get(hub, folder)
-    assert shown(folder) == before
-    assert not hub.requests
+    assert shown(folder) == before and not hub.requests
 
 
 def test_an_export_whose_training_shards_count_from_one(hub: HubServer, tmp_path: Path) -> None:
@@ -349,40 +359,53 @@ def test_what_is_published_must_be_shards_of_the_tokenizer(
     assert shown(tmp_path / "data") == []
 
 
-def test_a_tokenizer_of_another_size_is_refused(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
-    hub.files = {path.replace("sp1024", "sp512").replace("_1024_", "_512_"): c for path, c in export.items()}
-    with pytest.raises(DataError, match=r"the tokenizer has 1024 pieces"):
-        get(hub, tmp_path / "data", variant="sp512")
-
-
 # --- refusals -------------------------------------------------------------------------------------
+
+MANIFEST_PATH = "datasets/manifest.json"
+NO_HUB = "does not answer as a hub does"
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("state", "asked", "sentence"),
     [
-        ({"repo": "someone/else"}, r"^someone/else on http://\S+ does not exist or is private; check --repo"),
-        ({"revision": "v9"}, r"has no revision 'v9'; check --revision"),
-        ({"prefix": "elsewhere"}, r"has no 'elsewhere/datasets'; check --prefix"),
-        ({"variant": "sp2048"}, r"no export 'sp2048'; give one of those that are there as --variant: sp1024"),
-        ({"train_shards": 5}, r"has 4 training shards, not 5; lower --train-shards"),
+        ({}, {"repo": "someone/else"}, r"^someone/else on http://\S+ does not exist or is private; check --repo"),
+        ({}, {"revision": "v9"}, r"has no revision 'v9'; check --revision"),
+        ({}, {"prefix": "elsewhere"}, r"has no 'elsewhere/datasets'; check --prefix"),
+        ({}, {"variant": "sp2048"}, r"no export 'sp2048'; give one of those that are there as --variant: sp1024"),
+        ({}, {"train_shards": 5}, r"has 4 training shards, not 5; lower --train-shards"),
+        ({"token": "hf_right", "error_code": "GatedRepo"}, {}, r"is gated; ask for access"),
+        ({"token": "hf_right"}, {}, r"does not exist or is private; .* set HF_TOKEN"),
+        ({"listed_sizes": {MANIFEST_PATH: 1 << 40}}, {}, "manifest.json: listed with 1,099,511,627,776 bytes"),
+        ({"listed_sizes": {f"{FOLDER}/{TRAIN[0]}": 1 << 40}}, {}, f"{TRAIN[0]}: listed with 1,099,511,627,776 bytes"),
+        *(
+            ({"extra_entries": [entry]}, {}, NO_HUB)
+            for entry in ({}, {"rfilename": "x", "size": "x", "blobId": 1}, {"rfilename": "x"}, {"size": 1})
+        ),
+        ({"commit": {"not": "a hash"}}, {}, "check --endpoint"),
+        ({"extra_entries": [{"rfilename": "x", "size": 1, "blobId": "0" * 40}] * 99}, {}, "more than 99 files"),
     ],
 )
-def test_what_is_not_there(hub: HubServer, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DataError, match=sentence) as caught:
-        get(hub, tmp_path / "data", **changes)
+def test_what_is_refused(
+    hub: HubServer,
+    tmp_path: Path,
+    state: dict[str, Any],
+    asked: dict[str, Any],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.data.hub.MAX_FILES", 99)
+    for name, value in state.items():
+        setattr(hub, name, value)
+    with pytest.raises(GolfError if sentence in (NO_HUB, "check --endpoint") else DataError, match=sentence) as caught:
+        get(hub, tmp_path / "data", **asked)
     assert "\n" not in str(caught.value)
     assert not any(request.startswith("GET /large") for request in hub.requests)
 
 
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [("GatedRepo", r"is gated; ask for access"), ("", r"does not exist or is private; .* set HF_TOKEN")],
-)
-def test_a_private_or_gated_repo(hub: HubServer, tmp_path: Path, code: str, sentence: str) -> None:
-    hub.token, hub.error_code = "hf_right", code
-    with pytest.raises(DataError, match=sentence):
-        get(hub, tmp_path / "data")
+def test_a_tokenizer_of_another_size_is_refused(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
+    hub.files = {path.replace("sp1024", "sp512").replace("_1024_", "_512_"): c for path, c in export.items()}
+    with pytest.raises(DataError, match=r"the tokenizer has 1024 pieces"):
+        get(hub, tmp_path / "data", variant="sp512")
 
 
 def test_the_token_of_the_user_opens_a_private_repo(
@@ -453,33 +476,23 @@ def manifest_naming(name: str) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
+        None,
         *(b"", b"[]", b"null", b"{", b'{"datasets": 3, "tokenizers": [[1]]}', b"[" * 3000, b"\xff\xfe", b"1" * 4000),
         *map(manifest_naming, ["../../evil.model", "/etc/evil_1024.model", "..\\evil_1024.model"]),
         *map(manifest_naming, ["a\x00_1024.model", "e" * 4000 + ".model"]),
     ],
-    ids=range(13),
+    ids=range(14),
 )
-def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes) -> None:
-    hub.files["datasets/manifest.json"] = content
+def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes | None) -> None:
+    del hub.files[MANIFEST_PATH]
+    if content is not None:
+        hub.files[MANIFEST_PATH] = content
     fetched = get(hub, tmp_path / "in" / "data")
     assert fetched.tokenizer.name == MODEL
     sound(fetched)
+    assert (PUBLISHED_MANIFEST in shown(fetched.folder)) == (content is not None)
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [".data.fetch.lock", "data"]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_no_manifest_will_do(hub: HubServer, tmp_path: Path) -> None:
-    del hub.files["datasets/manifest.json"]
-    fetched = get(hub, tmp_path / "data")
-    sound(fetched)
-    assert PUBLISHED_MANIFEST not in shown(fetched.folder)
-
-
-@pytest.mark.parametrize("path", ["datasets/manifest.json", f"{FOLDER}/{TRAIN[0]}"])
-def test_a_huge_file_is_not_fetched(hub: HubServer, tmp_path: Path, path: str) -> None:
-    hub.listed_sizes[path] = 1 << 40
-    with pytest.raises(DataError, match=rf"{Path(path).name}: listed with 1,099,511,627,776 bytes"):
-        get(hub, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -495,30 +508,6 @@ def test_a_huge_file_is_not_fetched(hub: HubServer, tmp_path: Path, path: str) -
 def test_a_listing_leads_nowhere(hub: HubServer, tmp_path: Path, path: str) -> None:
     hub.extra_entries = [{"rfilename": path, "blobId": "0" * 40, "size": 5000}]
     sound(get(hub, tmp_path / "data"))
-
-
-@pytest.mark.parametrize(
-    "entry", [{}, {"rfilename": f"{FOLDER}/x", "size": "x", "blobId": 1}, {"rfilename": f"{FOLDER}/x"}, {"size": 1}]
-)
-def test_a_listing_of_another_kind(hub: HubServer, tmp_path: Path, entry: dict[str, object]) -> None:
-    hub.extra_entries = [entry]
-    with pytest.raises(GolfError, match=r"does not answer as a hub does"):
-        get(hub, tmp_path / "data")
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "sentence"),
-    [
-        ("hub_server.COMMIT", {"not": "a hash"}, "check --endpoint"),
-        ("orchestrator.data.hub.MAX_FILES", 5, "more than 5 files"),
-    ],
-)
-def test_no_hub_and_an_endless_listing(
-    hub: HubServer, tmp_path: Path, where: str, value: object, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(where, value)
-    with pytest.raises(GolfError, match=sentence):
-        get(hub, tmp_path / "data")
 
 
 def listing(*names: str, size: int = 5000) -> dict[str, RemoteFile]:
@@ -609,14 +598,6 @@ def test_data_that_is_not_whole_is_completed(hub: HubServer, tmp_path: Path, los
     else:
         (folder / lost).unlink()
     sound(ensure_data(spec_of(hub), folder))
-
-
-def test_data_without_a_readable_record_are_somebody_elses(hub: HubServer, tmp_path: Path) -> None:
-    folder = ensure_data(spec_of(hub), tmp_path / "data").folder
-    (folder / TRAIN[0]).unlink()
-    (folder / RECORD).write_text("{}")
-    with pytest.raises(DataError, match="holds other data"):
-        ensure_data(spec_of(hub), folder)
 
 
 def test_the_users_own_shards_are_taken_as_they_are(hub: HubServer, sample_folder: Path) -> None:

@@ -267,23 +267,24 @@ class TestPlan:
             assert printed.removeprefix("./") == name
         assert not (project / "pwned").exists()
 
-    def test_results_that_would_be_lost(self, project: Path) -> None:
-        write_job(project, output="runs")
-        with pytest.raises(UserError, match=r"^output: 'runs' would lie in the uploaded folder.*--set output="):
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"output": "runs"}, r"^output: 'runs' would lie in the uploaded folder.*--set output="),
+            ({"data": {"path": "data", "tokenizer": "/t.model"}}, r"^data.path: 'data' does not travel"),
+            ({"data": {"path": "./orchestrator", "tokenizer": "t.model"}}, r"^data.tokenizer: 't.model' does not"),
+        ],
+    )
+    def test_results_and_data_that_do_not_travel(self, changes: dict[str, Any], sentence: str, project: Path) -> None:
+        write_job(project, **{"output": "/runs", **changes})
+        with pytest.raises(UserError, match=sentence):
             self.words()
         self.words(head=project.resolve())  # where nothing is uploaded, nothing is lost
 
-    def test_data_that_does_not_travel(self, project: Path) -> None:
-        write_job(project, output="/runs", data={"path": "data", "tokenizer": "/t.model"})
-        with pytest.raises(UserError, match=r"^data.path: 'data' does not travel"):
-            self.words()
-        write_job(
-            project, output="/runs", data={"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
-        )
-        assert self.words()[-1] == "tiny.yaml"  # the nodes get it themselves
-        write_job(project, output="/runs", data={"path": "./orchestrator", "tokenizer": "t.model"})
-        with pytest.raises(UserError, match=r"^data.tokenizer: 't.model' does not travel"):
-            self.words()
+    def test_data_that_the_nodes_get_themselves(self, project: Path) -> None:
+        data = {"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
+        write_job(project, output="/runs", data=data)
+        assert self.words()[-1] == "tiny.yaml"
 
     def test_places_that_cannot_travel(self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for working_dir in ("no/such/folder", "tiny.yaml"):
