@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from hub_server import COMMIT, HubServer, serving
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from golf_core.data.shards import read_shard, write_shard
 from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.errors import ConfigError, DataError, GolfError
 from orchestrator.data import fetch as fetching
+from orchestrator.data.command import fetch_command, progress_line
 from orchestrator.data.fetch import Fetched, ensure_data, fetch
 from orchestrator.data.folder import INCOMING, RECORD, default_folder
 from orchestrator.data.hub import FetchProgress, HubError, Patience, RemoteFile
@@ -152,16 +154,17 @@ def test_the_manifest_says_what_was_fetched(
         assert shard.bytes == int(table.token_bytes(before, tokens).sum())
 
 
-def test_a_second_call_fetches_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_a_second_call_fetches_nothing_unless_forced(hub: HubServer, tmp_path: Path) -> None:
     first = get(hub, tmp_path / "data")
     hub.served.clear()
     before = {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.bin")}
     again = get(hub, tmp_path / "data")
-    assert (again.files, again.bytes) == ((), 0)
-    assert again.skipped == first.files
+    assert (again.files, again.bytes, again.skipped) == ((), 0, first.files)
     assert not hub.served
     assert before == {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.bin")}
-    sound(again)
+    forced = get(hub, tmp_path / "data", force=True)
+    assert (forced.files, forced.bytes, forced.skipped) == (first.files, first.bytes, ())
+    sound(forced)
 
 
 @pytest.mark.parametrize("later", [get, lambda hub, folder: ensure_data(spec_of(hub), folder)], ids=["asked", "a job"])
@@ -191,13 +194,6 @@ def test_a_wrong_file_is_fetched_anew_with_a_sentence(hub: HubServer, tmp_path: 
     assert again.files == (wrong.name,)
     assert [line for line in said if wrong.name in line and line.endswith("fetching it anew")]
     assert any("git hash" in line for line in said) == (damage == "a small one")
-    sound(again)
-
-
-def test_force_fetches_everything(hub: HubServer, tmp_path: Path) -> None:
-    first = get(hub, tmp_path / "data")
-    again = get(hub, tmp_path / "data", force=True)
-    assert (again.files, again.bytes, again.skipped) == (first.files, first.bytes, ())
     sound(again)
 
 
@@ -581,13 +577,16 @@ def test_two_at_once_fetch_once(hub: HubServer, tmp_path: Path) -> None:
     assert done[0].tokenizer == done[1].tokenizer
 
 
-def test_data_that_is_there_needs_no_hub(hub: HubServer, tmp_path: Path) -> None:
+def test_data_that_is_there_needs_no_hub(hub: HubServer, sample_folder: Path, tmp_path: Path) -> None:
     first = ensure_data(spec_of(hub), tmp_path / "data")
     hub.requests.clear()
     again = ensure_data(spec_of(hub, endpoint="http://127.0.0.1:9"), tmp_path / "data")
-    assert not hub.requests
     assert (again.folder, again.tokenizer, again.bytes) == (first.folder, first.tokenizer, 0)
     sound(again)
+    own = sample_folder / "tokenizer.model"  # the user's own shards are taken as they are
+    found = ensure_data(spec_of(hub), sample_folder, own)
+    assert (found.folder, found.tokenizer, found.commit) == (sample_folder, own, "")
+    assert not hub.requests
 
 
 @pytest.mark.parametrize("lost", [TRAIN[0], MODEL, "part of a shard"])
@@ -598,13 +597,6 @@ def test_data_that_is_not_whole_is_completed(hub: HubServer, tmp_path: Path, los
     else:
         (folder / lost).unlink()
     sound(ensure_data(spec_of(hub), folder))
-
-
-def test_the_users_own_shards_are_taken_as_they_are(hub: HubServer, sample_folder: Path) -> None:
-    own = sample_folder / "tokenizer.model"
-    found = ensure_data(spec_of(hub), sample_folder, own)
-    assert (found.folder, found.tokenizer, found.commit) == (sample_folder, own, "")
-    assert not hub.requests
 
 
 def test_a_move_that_was_cut_off_never_looks_whole(
@@ -661,11 +653,7 @@ def test_options_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
     assert str(caught.value).startswith(sentence)
 
 
-def test_the_command(hub: HubServer, tmp_path: Path) -> None:
-    import typer
-
-    from orchestrator.data.command import fetch_command
-
+def test_the_command_and_its_line_of_progress(hub: HubServer, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(fetch_command)
     options = ["--train-shards", "3", "--repo", hub.repo, "--endpoint", hub.address, "--out", str(tmp_path / "data")]
@@ -674,13 +662,7 @@ def test_the_command(hub: HubServer, tmp_path: Path) -> None:
     assert "fetched 7 files" in result.output
     assert f"data.path: {tmp_path / 'data'}" in result.output
     assert f"data.tokenizer: {tmp_path / 'data' / MODEL}" in result.output
-    result = CliRunner().invoke(app, options)
-    assert "fetched 0 files, 0 bytes; 7 were there and right" in result.output
-
-
-def test_a_line_of_progress() -> None:
-    from orchestrator.data.command import progress_line
-
+    assert "fetched 0 files, 0 bytes; 7 were there and right" in CliRunner().invoke(app, options).output
     half = FetchProgress(done_bytes=100_000_000, total_bytes=200_000_000, bytes_per_second=2e6)
     assert progress_line(half) == "fetch 100.0/200.0 MB (50%)  2.0 MB/s  ETA 50.0 s"
     assert progress_line(FetchProgress(0, 10, 0.0)).endswith("ETA unknown")

@@ -237,9 +237,6 @@ def test_check_prints_one_line_for_each_finding(tmp_path: Path, job: Job) -> Non
     for finding in result.findings:
         assert sum(line.endswith(sentence(finding)) for line in lines) == 1
     assert lines[-1].startswith("Ready to run: 0 errors")
-
-
-def test_check_ends_with_code_2_where_there_is_an_error(tmp_path: Path, job: Job) -> None:
     command = ["check", str(tmp_path / "tiny.yaml"), "--set", "cost.per_node_hour=25", "--max-cost", "0.01"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 2
