@@ -179,10 +179,10 @@ def test_an_mlflow_server_is_asked_and_its_login_not_shown(server: str, status: 
 def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        finding = check_mlflow(f"http://127.0.0.1:{port}", "runs", limit_s=0.2)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        finding = check_mlflow(address, "runs", limit_s=0.2)
     assert finding.level == "warning" and "no answer" in finding.what
-    finding = check_mlflow(f"http://127.0.0.1:{port}", "runs")
+    finding = check_mlflow(address, "runs")
     assert finding.level == "warning" and finding.remedy
 
 

@@ -120,6 +120,7 @@ class TestFollowing:
         ("states", "streams"),
         [
             ([info("SUCCEEDED")], [[LOG[:100]]]),  # lines that a connection missed are fetched
+            *(([info(quiet)] * 30 + [info("SUCCEEDED")], [[60.0]]) for quiet in ("PENDING", "RUNNING")),
             # Nothing comes for long: the log is asked for anew, and goes on where it was.
             ([info("RUNNING")] * 8 + [info("SUCCEEDED")], [[LOG[:70], 60.0], [LOG]]),
             ([info("RUNNING"), info("STOPPED")], [[LOG[:70], 60.0]]),  # the job has ended, its log stays open
@@ -137,12 +138,6 @@ class TestFollowing:
         message = "Job entrypoint command failed with exit code 2, last available logs (truncated):\nline 19"
         end, _ = followed(FakeClient([info("FAILED", message, 2)], [[LOG]]))
         assert end.message == "Job entrypoint command failed with exit code 2"
-
-    @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-    def test_a_quiet_job_is_waited_for(self, status: str) -> None:
-        patience = Patience(answer=1, quiet=0.02, lost=0.1, closed=0.1, retry=0.01)
-        client = FakeClient([info(status)] * 15 + [info("SUCCEEDED")], [[60.0]])
-        assert followed(client, patience)[0].status == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +203,7 @@ class TestInterrupt:
         client = FakeClient([info("RUNNING"), info("STOPPED")])
         assert "job-1: stopped" in self.lines(client, stop=True)
         assert client.stopped == ["job-1"]
-
-    def test_waiting_for_the_end_has_one(self) -> None:
-        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None
+        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None  # it is not waited for without end
 
 
 @pytest.fixture
