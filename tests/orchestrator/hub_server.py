@@ -25,6 +25,7 @@ class HubServer:
 
     files: dict[str, bytes]
     repo: str = "someone/golf"
+    commit: object = COMMIT
     revisions: tuple[str, ...] = ("main", COMMIT)
     drops: dict[str, list[int]] = field(default_factory=dict)
     """Path to the lengths after which its next answers end; an answer is whole once none are left."""
@@ -133,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RevisionNotFound")
         else:
             listed = [*map(self.state.entry, sorted(self.state.files)), *self.state.extra_entries]
-            content = json.dumps({"id": self.state.repo, "sha": COMMIT, "tags": [], "siblings": listed}).encode()
+            info = {"id": self.state.repo, "sha": self.state.commit, "tags": [], "siblings": listed}
+            content = json.dumps(info).encode()
             self._head(200, len(content), {"Content-Type": "application/json"})
             self.wfile.write(content)
 

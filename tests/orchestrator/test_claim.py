@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf_core import strict_json
-from golf_core.results import EvalResult, KraftSums, Score
+from golf_core.results import KraftSums, Score
 from orchestrator.claim.judge import judge
 from orchestrator.folder.results import Claim, Condition, RunResult, SeedResult
 
@@ -35,16 +34,11 @@ def condition(claim: Claim, start: str) -> Condition:
     return found
 
 
-def with_eval(change: Callable[[EvalResult], EvalResult], which: int = 1) -> list[SeedResult]:
-    seeds = list(three())
-    evaluate = seeds[which].evaluate
-    assert evaluate is not None
-    seeds[which] = replace(seeds[which], evaluate=change(evaluate))
-    return seeds
-
-
 def changed(**fields: Any) -> list[SeedResult]:
-    return with_eval(lambda e: replace(e, **fields))
+    """Three seeds, with figures of the second's evaluation replaced."""
+    first, second, third = three()
+    assert second.evaluate is not None
+    return [first, replace(second, evaluate=replace(second.evaluate, **fields)), third]
 
 
 def resumed() -> list[SeedResult]:
@@ -80,36 +74,24 @@ def test_only_the_mixture_counts() -> None:
     assert "the gain is not above the margin" in condition(claim, "better").detail
 
 
-def test_a_gain_that_is_real_and_under_the_margin_is_none() -> None:
-    claim = judge(job(), three((1.1165, 1.1166, 1.1167)))
-    assert claim.tests[1].p is not None and claim.tests[1].p < 0.01
-    assert claim.verdict == "no claim"
-    assert [c.name for c in claim.conditions if c.holds is False] == ["better by the margin, p < 0.01"]
-
-
-def test_a_gain_above_the_margin_with_too_much_spread_is_none_and_says_how_many_seeds() -> None:
-    claim = judge(job(), three((1.110, 1.114, 1.118)))
-    assert claim.verdict == "no claim"
-    assert "is not below 0.01" in claim.sentence
-    assert any("takes at least" in note for note in claim.notes)
+def test_a_gain_that_is_real_and_under_the_margin_or_spread_too_far_is_none() -> None:
+    under = judge(job(), three((1.1165, 1.1166, 1.1167)))
+    assert under.tests[1].p is not None and under.tests[1].p < 0.01
+    assert [c.name for c in under.conditions if c.holds is False] == ["better by the margin, p < 0.01"]
+    spread = judge(job(), three((1.110, 1.114, 1.118)))
+    assert under.verdict == spread.verdict == "no claim"
+    assert "is not below 0.01" in spread.sentence
+    assert any("takes at least" in note for note in spread.notes)  # so many seeds
 
 
 @pytest.mark.parametrize(
     ("seeds", "name", "figure"),
     [
         ([finished(42, 1.1, train=train_result(42, train_seconds=600.411))], "training time", "600.411 s"),
-        (
-            [finished(42, 1.1, train=train_result(42, train_seconds=600.00001))],
-            "training time",
-            "600.00001 s",
-        ),
+        ([finished(42, 1.1, train=train_result(42, train_seconds=600.00001))], "training time", "600.00001 s"),
         ([finished(42, 1.1, train=train_result(42, train_seconds=math.nan))], "training time", "nan"),
         ([finished(42, 1.1, evaluate=eval_result(1.1, seconds=601.0))], "evaluation time", "601 s"),
-        (
-            [finished(42, 1.1, export=export_result(weight_bytes=15_905_672))],
-            "artifact size",
-            "16,000,050 bytes",
-        ),
+        ([finished(42, 1.1, export=export_result(weight_bytes=15_905_672))], "artifact size", "16,000,050 bytes"),
         (changed(repeat_tail=True), "each token scored once", "seed 1337"),
         (resumed(), "trained in one go", "resumed in the middle (seed 1337: step 900)"),
         (changed(tokens=62_021_631), "each token scored once", "62,021,631"),
@@ -131,12 +113,6 @@ def test_each_failed_condition_is_named_with_its_figure(seeds: list[SeedResult],
     assert condition(claim, name).holds is False
     assert figure in condition(claim, name).detail
     assert name in claim.sentence and figure in claim.sentence
-
-
-def test_a_part_of_the_text_carries_no_claim() -> None:
-    claim = judge(job(overrides__evaluate__max_tokens=1_048_576), three())
-    assert claim.verdict == "no claim"
-    assert "evaluate.max_tokens stops after 1,048,576 tokens" in claim.sentence
 
 
 def test_budgets_are_inclusive() -> None:
@@ -177,35 +153,36 @@ def test_too_few_seeds_when_only_their_number_is_wanting() -> None:
     one = judge(job(seeds=[42]), three()[:1])
     assert one.verdict == "too few seeds"
     assert condition(one, "better").holds is None and "no p" in condition(one, "better").detail
-
-
-def test_two_seeds_that_break_a_rule_are_no_claim() -> None:
     over = finished(42, 1.1, train=train_result(42, train_seconds=601.0))
     assert judge(job(seeds=[42, 1337]), [over, three()[1]]).verdict == "no claim"
     # A gain under the margin is judged with any number of seeds.
     assert judge(job(seeds=[42]), [finished(42, 1.2)]).verdict == "no claim"
 
 
-def test_equal_figures_of_all_seeds_give_no_p_and_no_claim() -> None:
-    claim = judge(job(), three((1.1, 1.1, 1.1)))
-    assert claim.verdict == "no claim"
-    assert "not to be judged" in claim.sentence and "all equal" in claim.sentence
+@pytest.mark.parametrize(
+    ("changes", "bpbs", "sentence"),
+    [
+        ({"overrides__evaluate__max_tokens": 1_048_576}, CANDIDATE, "evaluate.max_tokens stops after 1,048,576 tokens"),
+        ({}, (1.1, 1.1, 1.1), "all equal"),
+        ({"baseline": None}, CANDIDATE, "the job names none"),
+    ],
+    ids=["a part of the text", "equal figures", "no baseline"],
+)
+def test_what_is_not_to_be_judged(changes: dict[str, Any], bpbs: tuple[float, ...], sentence: str) -> None:
+    claim = judge(job(**changes), three(bpbs))
+    assert claim.verdict == "no claim" and sentence in claim.sentence
+    assert ("not to be judged" in claim.sentence) == (sentence == "all equal")
+    if "baseline" in changes:
+        assert claim.tests == () and claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)
 
 
-def test_without_baseline_there_is_nothing_to_claim() -> None:
-    claim = judge(job(baseline=None), three())
-    assert claim.verdict == "no claim"
-    assert claim.tests == ()
-    assert claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)
-    assert "the job names none" in claim.sentence
-
-
-def test_a_baseline_of_which_the_mean_is_known() -> None:
+def test_a_baseline_of_which_the_mean_is_known_and_wider_budgets_are_noted() -> None:
     baseline = {"name": "b", "mean": 1.12, "bytes_per_token": RATIO}
-    claim = judge(job(baseline=baseline), three())
+    claim = judge(job(baseline=baseline, budgets__eval_seconds=900), three())
     assert {test.name for test in claim.tests} == {"one-sample t test"}
     assert claim.verdict == "claim"
     assert any("only the mean" in note for note in claim.notes)
+    assert any("budgets.eval_seconds" in note and "train" not in note for note in claim.notes)
 
 
 def test_another_tokenizer_converts_the_margin_with_its_own_ratio() -> None:
@@ -219,11 +196,6 @@ def test_another_tokenizer_converts_the_margin_with_its_own_ratio() -> None:
     assert any("Tokenizer or text differs" in note for note in claim.notes)
     close = judge(job(baseline__bytes_per_token=RATIO * 1.004), three())
     assert not any("Tokenizer" in note for note in close.notes)
-
-
-def test_wider_budgets_than_the_challenge_are_noted() -> None:
-    claim = judge(job(budgets__eval_seconds=900), three())
-    assert any("budgets.eval_seconds" in note and "train" not in note for note in claim.notes)
 
 
 def test_a_run_result_reads_back_and_is_judged_alike(tmp_path: Path) -> None:

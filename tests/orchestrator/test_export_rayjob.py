@@ -161,10 +161,12 @@ class TestWhatItAsksFor:
         endless = load_job(write_job(tmp_path, limits={"audit_seconds": 1e12}, audit={"positions": 1}))
         assert manifest_of(endless)["spec"]["activeDeadlineSeconds"] == MAX_SECONDS
 
-    def test_secrets_are_named_and_not_told(self, job: Job) -> None:
-        head, _, worker = pods_of(manifest_of(job, secret="mlflow-login"))
-        for pod in (head, worker):
-            assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "mlflow-login"}}]
+    def test_secrets_are_named_and_not_told_and_values_not_expanded(self, job: Job) -> None:
+        made = manifest_of(job, secret="mlflow-login", env={"A": "$(HOME) $$(B) $C"})
+        for pod in pods_of(made)[::2]:
+            (container,) = pod["containers"]
+            assert container["envFrom"] == [{"secretRef": {"name": "mlflow-login"}}]
+            assert container["env"][-1] == {"name": "A", "value": "$$(HOME) $$$$(B) $$C"}
         for name in ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "mlflow_password", "WANDB_API_KEY"):
             with pytest.raises(UserError, match=rf"--env {name}: a manifest is no place for secrets"):
                 manifest_of(job, env={name: "x"})
@@ -173,10 +175,6 @@ class TestWhatItAsksFor:
         cluster = manifest_of(job, token=True)["spec"]["rayClusterSpec"]
         assert cluster["authOptions"] == {"mode": "token"} and cluster["rayVersion"] == "2.60.0"
         assert "authOptions" not in manifest_of(job)["spec"]["rayClusterSpec"]
-
-    def test_values_of_the_environment_are_not_expanded(self, job: Job) -> None:
-        head, _, _ = pods_of(manifest_of(job, env={"A": "$(HOME) $$(B) $C"}))
-        assert head["containers"][0]["env"][-1] == {"name": "A", "value": "$$(HOME) $$$$(B) $$C"}
 
 
 class TestTheCommand:
@@ -262,12 +260,11 @@ class TestTheProgram:
         digest = load_job(path, {"output": "/mnt/golf/runs"}).digest
         assert made["spec"]["metadata"]["job_sha256"] == digest
 
-    def test_the_users_own_output_wins(self, tmp_path: Path) -> None:
-        done = self.run(str(write_job(tmp_path)), "--image", "golf:1", "--claim", "data", "--set", "output=/x")
+    def test_the_users_own_output_wins_and_without_a_claim_results_are_lost(self, tmp_path: Path) -> None:
+        job = str(write_job(tmp_path))
+        done = self.run(job, "--image", "golf:1", "--claim", "data", "--set", "output=/x")
         assert yaml.safe_load(done.stdout)["spec"]["entrypoint"].endswith("--set output=/mnt/golf/runs --set output=/x")
-
-    def test_without_a_claim_it_says_what_is_lost(self, tmp_path: Path) -> None:
-        done = self.run(str(write_job(tmp_path)), "--image", "golf:1")
+        done = self.run(job, "--image", "golf:1")
         assert "without --claim the results are lost" in done.stderr
         VALIDATOR.validate(yaml.safe_load(done.stdout))
 

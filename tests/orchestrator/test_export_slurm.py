@@ -346,16 +346,13 @@ def test_plain_words_need_no_quoting(word: str) -> None:
         shell_line([f"{word}\0"])
 
 
-class TestWaitingForNodes:
-    def test_until_all_are_there(self) -> None:
-        counts = iter([0, 1, 3])
-        wait_for_nodes(3, 60, lambda: next(counts), clock=lambda: 0.0, sleep=lambda _: None)
-        assert next(counts, None) is None
-
-    def test_not_for_ever(self) -> None:
-        times = iter(range(100))
-        with pytest.raises(RunError, match=r"only 2 of 3 nodes joined the Ray cluster within 5 s"):
-            wait_for_nodes(3, 5, lambda: 2, clock=lambda: float(next(times)), sleep=lambda _: None)
+def test_waiting_for_nodes_until_all_are_there_and_not_for_ever() -> None:
+    counts = iter([0, 1, 3])
+    wait_for_nodes(3, 60, lambda: next(counts), clock=lambda: 0.0, sleep=lambda _: None)
+    assert next(counts, None) is None
+    times = iter(range(100))
+    with pytest.raises(RunError, match=r"only 2 of 3 nodes joined the Ray cluster within 5 s"):
+        wait_for_nodes(3, 5, lambda: 2, clock=lambda: float(next(times)), sleep=lambda _: None)
 
 
 class TestWorstCase:

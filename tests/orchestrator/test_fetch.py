@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from drawing import examples
 from hub_server import COMMIT, HubServer, serving
 from hypothesis import example, given, settings
@@ -30,6 +31,7 @@ from golf_core.data.shards import read_shard, write_shard
 from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.errors import ConfigError, DataError, GolfError
 from orchestrator.data import fetch as fetching
+from orchestrator.data.command import fetch_command, progress_line
 from orchestrator.data.fetch import Fetched, ensure_data, fetch
 from orchestrator.data.hub import FetchProgress, HubError, Patience, RemoteFile
 from orchestrator.data.plan import (
@@ -160,16 +162,17 @@ def test_the_manifest_says_what_was_fetched(
         assert shard.bytes == int(table.token_bytes(before, tokens).sum())
 
 
-def test_a_second_call_fetches_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_a_second_call_fetches_nothing_unless_forced(hub: HubServer, tmp_path: Path) -> None:
     first = get(hub, tmp_path / "data")
     hub.served.clear()
     before = {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.bin")}
     again = get(hub, tmp_path / "data")
-    assert (again.files, again.bytes) == ((), 0)
-    assert again.skipped == first.files
+    assert (again.files, again.bytes, again.skipped) == ((), 0, first.files)
     assert not hub.served
     assert before == {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.bin")}
-    sound(again)
+    forced = get(hub, tmp_path / "data", force=True)
+    assert (forced.files, forced.bytes, forced.skipped) == (first.files, first.bytes, ())
+    sound(forced)
 
 
 @pytest.mark.parametrize("later", [get, lambda hub, folder: ensure_data(spec_of(hub), folder)], ids=["asked", "a job"])
@@ -202,13 +205,6 @@ def test_a_wrong_file_is_fetched_anew_with_a_sentence(hub: HubServer, tmp_path: 
     sound(again)
 
 
-def test_force_fetches_everything(hub: HubServer, tmp_path: Path) -> None:
-    first = get(hub, tmp_path / "data")
-    again = get(hub, tmp_path / "data", force=True)
-    assert (again.files, again.bytes, again.skipped) == (first.files, first.bytes, ())
-    sound(again)
-
-
 def test_shards_that_were_fetched_otherwise_are_kept(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
@@ -219,14 +215,24 @@ def test_shards_that_were_fetched_otherwise_are_kept(hub: HubServer, export: dic
     sound(fetched)
 
 
-def test_a_folder_with_other_data_is_left_alone(hub: HubServer, sample_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sample"
-    shutil.copytree(sample_folder, folder)
+@pytest.mark.parametrize("whose", ["the user's own", "of an unreadable record"])
+def test_a_folder_with_other_data_is_left_alone(
+    hub: HubServer, sample_folder: Path, tmp_path: Path, whose: str
+) -> None:
+    folder = tmp_path / "data"
+    if whose == "the user's own":
+        shutil.copytree(sample_folder, folder)
+    else:
+        ensure_data(spec_of(hub), folder)
+        (folder / TRAIN[0]).unlink()
+        (folder / RECORD).write_text("{}")
     before = shown(folder)
+    hub.requests.clear()
+    with pytest.raises(DataError, match=r"holds other data.*--out"):
+        ensure_data(spec_of(hub), folder)
     with pytest.raises(DataError, match=r"holds other data.*--out"):
         get(hub, folder)
-    assert shown(folder) == before
-    assert not hub.requests
+    assert shown(folder) == before and not hub.requests
 
 
 def test_an_export_whose_training_shards_count_from_one(hub: HubServer, tmp_path: Path) -> None:
@@ -357,40 +363,53 @@ def test_what_is_published_must_be_shards_of_the_tokenizer(
     assert shown(tmp_path / "data") == []
 
 
-def test_a_tokenizer_of_another_size_is_refused(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
-    hub.files = {path.replace("sp1024", "sp512").replace("_1024_", "_512_"): c for path, c in export.items()}
-    with pytest.raises(DataError, match=r"the tokenizer has 1024 pieces"):
-        get(hub, tmp_path / "data", variant="sp512")
-
-
 # --- refusals -------------------------------------------------------------------------------------
+
+MANIFEST_PATH = "datasets/manifest.json"
+NO_HUB = "does not answer as a hub does"
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("state", "asked", "sentence"),
     [
-        ({"repo": "someone/else"}, r"^someone/else on http://\S+ does not exist or is private; check --repo"),
-        ({"revision": "v9"}, r"has no revision 'v9'; check --revision"),
-        ({"prefix": "elsewhere"}, r"has no 'elsewhere/datasets'; check --prefix"),
-        ({"variant": "sp2048"}, r"no export 'sp2048'; give one of those that are there as --variant: sp1024"),
-        ({"train_shards": 5}, r"has 4 training shards, not 5; lower --train-shards"),
+        ({}, {"repo": "someone/else"}, r"^someone/else on http://\S+ does not exist or is private; check --repo"),
+        ({}, {"revision": "v9"}, r"has no revision 'v9'; check --revision"),
+        ({}, {"prefix": "elsewhere"}, r"has no 'elsewhere/datasets'; check --prefix"),
+        ({}, {"variant": "sp2048"}, r"no export 'sp2048'; give one of those that are there as --variant: sp1024"),
+        ({}, {"train_shards": 5}, r"has 4 training shards, not 5; lower --train-shards"),
+        ({"token": "hf_right", "error_code": "GatedRepo"}, {}, r"is gated; ask for access"),
+        ({"token": "hf_right"}, {}, r"does not exist or is private; .* set HF_TOKEN"),
+        ({"listed_sizes": {MANIFEST_PATH: 1 << 40}}, {}, "manifest.json: listed with 1,099,511,627,776 bytes"),
+        ({"listed_sizes": {f"{FOLDER}/{TRAIN[0]}": 1 << 40}}, {}, f"{TRAIN[0]}: listed with 1,099,511,627,776 bytes"),
+        *(
+            ({"extra_entries": [entry]}, {}, NO_HUB)
+            for entry in ({}, {"rfilename": "x", "size": "x", "blobId": 1}, {"rfilename": "x"}, {"size": 1})
+        ),
+        ({"commit": {"not": "a hash"}}, {}, "check --endpoint"),
+        ({"extra_entries": [{"rfilename": "x", "size": 1, "blobId": "0" * 40}] * 99}, {}, "more than 99 files"),
     ],
 )
-def test_what_is_not_there(hub: HubServer, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DataError, match=sentence) as caught:
-        get(hub, tmp_path / "data", **changes)
+def test_what_is_refused(
+    hub: HubServer,
+    tmp_path: Path,
+    state: dict[str, Any],
+    asked: dict[str, Any],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.data.hub.MAX_FILES", 99)
+    for name, value in state.items():
+        setattr(hub, name, value)
+    with pytest.raises(GolfError if sentence in (NO_HUB, "check --endpoint") else DataError, match=sentence) as caught:
+        get(hub, tmp_path / "data", **asked)
     assert "\n" not in str(caught.value)
     assert not any(request.startswith("GET /large") for request in hub.requests)
 
 
-@pytest.mark.parametrize(
-    ("code", "sentence"),
-    [("GatedRepo", r"is gated; ask for access"), ("", r"does not exist or is private; .* set HF_TOKEN")],
-)
-def test_a_private_or_gated_repo(hub: HubServer, tmp_path: Path, code: str, sentence: str) -> None:
-    hub.token, hub.error_code = "hf_right", code
-    with pytest.raises(DataError, match=sentence):
-        get(hub, tmp_path / "data")
+def test_a_tokenizer_of_another_size_is_refused(hub: HubServer, export: dict[str, bytes], tmp_path: Path) -> None:
+    hub.files = {path.replace("sp1024", "sp512").replace("_1024_", "_512_"): c for path, c in export.items()}
+    with pytest.raises(DataError, match=r"the tokenizer has 1024 pieces"):
+        get(hub, tmp_path / "data", variant="sp512")
 
 
 def test_the_token_of_the_user_opens_a_private_repo(
@@ -461,33 +480,23 @@ def manifest_naming(name: str) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
+        None,
         *(b"", b"[]", b"null", b"{", b'{"datasets": 3, "tokenizers": [[1]]}', b"[" * 3000, b"\xff\xfe", b"1" * 4000),
         *map(manifest_naming, ["../../evil.model", "/etc/evil_1024.model", "..\\evil_1024.model"]),
         *map(manifest_naming, ["a\x00_1024.model", "e" * 4000 + ".model"]),
     ],
-    ids=range(13),
+    ids=range(14),
 )
-def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes) -> None:
-    hub.files["datasets/manifest.json"] = content
+def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes | None) -> None:
+    del hub.files[MANIFEST_PATH]
+    if content is not None:
+        hub.files[MANIFEST_PATH] = content
     fetched = get(hub, tmp_path / "in" / "data")
     assert fetched.tokenizer.name == MODEL
     sound(fetched)
+    assert (PUBLISHED_MANIFEST in shown(fetched.folder)) == (content is not None)
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [".data.fetch.lock", "data"]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_no_manifest_will_do(hub: HubServer, tmp_path: Path) -> None:
-    del hub.files["datasets/manifest.json"]
-    fetched = get(hub, tmp_path / "data")
-    sound(fetched)
-    assert PUBLISHED_MANIFEST not in shown(fetched.folder)
-
-
-@pytest.mark.parametrize("path", ["datasets/manifest.json", f"{FOLDER}/{TRAIN[0]}"])
-def test_a_huge_file_is_not_fetched(hub: HubServer, tmp_path: Path, path: str) -> None:
-    hub.listed_sizes[path] = 1 << 40
-    with pytest.raises(DataError, match=rf"{Path(path).name}: listed with 1,099,511,627,776 bytes"):
-        get(hub, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -503,30 +512,6 @@ def test_a_huge_file_is_not_fetched(hub: HubServer, tmp_path: Path, path: str) -
 def test_a_listing_leads_nowhere(hub: HubServer, tmp_path: Path, path: str) -> None:
     hub.extra_entries = [{"rfilename": path, "blobId": "0" * 40, "size": 5000}]
     sound(get(hub, tmp_path / "data"))
-
-
-@pytest.mark.parametrize(
-    "entry", [{}, {"rfilename": f"{FOLDER}/x", "size": "x", "blobId": 1}, {"rfilename": f"{FOLDER}/x"}, {"size": 1}]
-)
-def test_a_listing_of_another_kind(hub: HubServer, tmp_path: Path, entry: dict[str, object]) -> None:
-    hub.extra_entries = [entry]
-    with pytest.raises(GolfError, match=r"does not answer as a hub does"):
-        get(hub, tmp_path / "data")
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "sentence"),
-    [
-        ("hub_server.COMMIT", {"not": "a hash"}, "check --endpoint"),
-        ("orchestrator.data.hub.MAX_FILES", 5, "more than 5 files"),
-    ],
-)
-def test_no_hub_and_an_endless_listing(
-    hub: HubServer, tmp_path: Path, where: str, value: object, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(where, value)
-    with pytest.raises(GolfError, match=sentence):
-        get(hub, tmp_path / "data")
 
 
 def listing(*names: str, size: int = 5000) -> dict[str, RemoteFile]:
@@ -600,13 +585,16 @@ def test_two_at_once_fetch_once(hub: HubServer, tmp_path: Path) -> None:
     assert done[0].tokenizer == done[1].tokenizer
 
 
-def test_data_that_is_there_needs_no_hub(hub: HubServer, tmp_path: Path) -> None:
+def test_data_that_is_there_needs_no_hub(hub: HubServer, sample_folder: Path, tmp_path: Path) -> None:
     first = ensure_data(spec_of(hub), tmp_path / "data")
     hub.requests.clear()
     again = ensure_data(spec_of(hub, endpoint="http://127.0.0.1:9"), tmp_path / "data")
-    assert not hub.requests
     assert (again.folder, again.tokenizer, again.bytes) == (first.folder, first.tokenizer, 0)
     sound(again)
+    own = sample_folder / "tokenizer.model"  # the user's own shards are taken as they are
+    found = ensure_data(spec_of(hub), sample_folder, own)
+    assert (found.folder, found.tokenizer, found.commit) == (sample_folder, own, "")
+    assert not hub.requests
 
 
 @pytest.mark.parametrize("lost", [TRAIN[0], MODEL, "part of a shard"])
@@ -617,21 +605,6 @@ def test_data_that_is_not_whole_is_completed(hub: HubServer, tmp_path: Path, los
     else:
         (folder / lost).unlink()
     sound(ensure_data(spec_of(hub), folder))
-
-
-def test_data_without_a_readable_record_are_somebody_elses(hub: HubServer, tmp_path: Path) -> None:
-    folder = ensure_data(spec_of(hub), tmp_path / "data").folder
-    (folder / TRAIN[0]).unlink()
-    (folder / RECORD).write_text("{}")
-    with pytest.raises(DataError, match="holds other data"):
-        ensure_data(spec_of(hub), folder)
-
-
-def test_the_users_own_shards_are_taken_as_they_are(hub: HubServer, sample_folder: Path) -> None:
-    own = sample_folder / "tokenizer.model"
-    found = ensure_data(spec_of(hub), sample_folder, own)
-    assert (found.folder, found.tokenizer, found.commit) == (sample_folder, own, "")
-    assert not hub.requests
 
 
 def test_a_move_that_was_cut_off_never_looks_whole(
@@ -688,11 +661,7 @@ def test_options_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
     assert str(caught.value).startswith(sentence)
 
 
-def test_the_command(hub: HubServer, tmp_path: Path) -> None:
-    import typer
-
-    from orchestrator.data.command import fetch_command
-
+def test_the_command_and_its_line_of_progress(hub: HubServer, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(fetch_command)
     options = ["--train-shards", "3", "--repo", hub.repo, "--endpoint", hub.address, "--out", str(tmp_path / "data")]
@@ -701,13 +670,7 @@ def test_the_command(hub: HubServer, tmp_path: Path) -> None:
     assert "fetched 7 files" in result.output
     assert f"data.path: {tmp_path / 'data'}" in result.output
     assert f"data.tokenizer: {tmp_path / 'data' / MODEL}" in result.output
-    result = CliRunner().invoke(app, options)
-    assert "fetched 0 files, 0 bytes; 7 were there and right" in result.output
-
-
-def test_a_line_of_progress() -> None:
-    from orchestrator.data.command import progress_line
-
+    assert "fetched 0 files, 0 bytes; 7 were there and right" in CliRunner().invoke(app, options).output
     half = FetchProgress(done_bytes=100_000_000, total_bytes=200_000_000, bytes_per_second=2e6)
     assert progress_line(half) == "fetch 100.0/200.0 MB (50%)  2.0 MB/s  ETA 50.0 s"
     assert progress_line(FetchProgress(0, 10, 0.0)).endswith("ETA unknown")

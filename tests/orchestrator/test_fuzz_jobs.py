@@ -70,39 +70,31 @@ pieces = st.sampled_from(
         "name: x\n", "seeds: [1, 1]\n", "overrides: {train.iterations: 0}\n", "data: {path: a}\n", "baseline: 3\n",
     ]
 )  # fmt: skip
-edits = st.lists(
-    st.tuples(st.integers(0, len(TEXT)), st.integers(0, 12), pieces | st.text(max_size=4)), min_size=1, max_size=4
-)
 
 
-@fuzz
-@given(edits)
-def test_a_sound_job_with_changes(tmp_path: Path, changes: list[tuple[int, int, str]]) -> None:
-    text = TEXT
-    for place, length, new in changes:
-        text = text[:place] + new + text[place + length :]
-    read(tmp_path / "job.yaml", text)
+rows_of_signs = st.lists(pieces, max_size=25).map("".join)
 
 
-@fuzz
-@given(st.lists(pieces, max_size=25).map("".join))
+@st.composite
+def sound_jobs_with_changes(draw: st.DrawFn) -> bytes:
+    """The job of the smoke test with up to four parts replaced, or one byte."""
+    content = TEXT.encode()
+    other_byte = st.tuples(st.just(1), st.binary(min_size=1, max_size=1))
+    other_text = st.tuples(st.integers(0, 12), (pieces | st.text(max_size=4)).map(as_bytes))
+    for length, new in draw(other_byte.map(lambda one: [one]) | st.lists(other_text, min_size=1, max_size=4)):
+        place = draw(st.integers(0, len(content) - 1))
+        content = content[:place] + new + content[place + length :]
+    return content
+
+
+@settings(fuzz, max_examples=examples(360))
+@given(sound_jobs_with_changes() | rows_of_signs | st.binary(max_size=400))
 @example("1:" * 3 + "1")
 @example("!!map [a, b]")
 @example("!!int a")
 @example("!!float ''")
 @example("? !!python/tuple [a]\n: b")
-def test_any_row_of_signs(tmp_path: Path, text: str) -> None:
-    read(tmp_path / "job.yaml", text)
-
-
-one_other_byte = st.tuples(st.integers(0, len(TEXT.encode()) - 1), st.binary(min_size=1, max_size=1)).map(
-    lambda change: TEXT.encode()[: change[0]] + change[1] + TEXT.encode()[change[0] + 1 :]
-)
-
-
-@fuzz
-@given(st.binary(max_size=400) | one_other_byte)
-def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+def test_any_content(tmp_path: Path, content: bytes | str) -> None:
     read(tmp_path / "job.yaml", content)
 
 

@@ -121,19 +121,22 @@ def naive_nats(trained: Trained, text: str) -> tuple[float, int]:
     return total, len(ids) - 1
 
 
-@pytest.mark.parametrize(("row", "text"), [(0, SHORT), (1, LONG[:1200])])
-def test_scores_are_those_of_the_definition(row: int, text: str, trained: Trained) -> None:
+def test_scores_are_those_of_the_definition(trained: Trained) -> None:
+    """Of several texts at once, which keep their index."""
     import mlflow
     import pandas
 
-    found = mlflow.pyfunc.load_model(trained.address).predict(pandas.DataFrame({"text": [text]})).iloc[0]
-    nats, tokens = naive_nats(trained, text)
-    num_bytes = len(text.encode("utf-8"))
-    assert (found["bytes"], found["tokens"]) == (num_bytes, tokens)
-    assert found["nats"] == pytest.approx(nats, rel=1e-5)
-    assert found["bpb"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
-    if row:
-        assert tokens > 2 * trained.config.evaluate.seq_len
+    texts = {7: SHORT, 3: LONG[:1200]}
+    frame = pandas.DataFrame({"text": list(texts.values())}, index=list(texts))
+    found = mlflow.pyfunc.load_model(trained.address).predict(frame)
+    assert list(found.index) == list(texts)
+    for index, text in texts.items():
+        nats, tokens = naive_nats(trained, text)
+        row, num_bytes = found.loc[index], len(text.encode("utf-8"))
+        assert (row["bytes"], row["tokens"]) == (num_bytes, tokens)
+        assert row["nats"] == pytest.approx(nats, rel=1e-5)
+        assert row["bpb"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+    assert tokens > 2 * trained.config.evaluate.seq_len
 
 
 def test_scores_are_those_of_the_evaluation(trained: Trained, scored: Any, tmp_path: Path) -> None:
@@ -191,14 +194,3 @@ def test_other_input_is_refused(columns: dict[str, list[Any]], trained: Trained)
     model = mlflow.pyfunc.load_model(trained.address)
     with pytest.raises(MlflowException, match=r"text|words"):
         model.predict(pandas.DataFrame(columns))
-
-
-def test_many_texts_keep_their_index(trained: Trained) -> None:
-    import mlflow
-    import pandas
-
-    model = mlflow.pyfunc.load_model(trained.address)
-    both = model.predict(pandas.DataFrame({"text": [SHORT, LONG[:300]]}, index=[7, 3]))
-    alone = model.predict(pandas.DataFrame({"text": [LONG[:300]]}))
-    assert list(both.index) == [7, 3]
-    assert both.loc[3, "bpb"] == pytest.approx(alone.loc[0, "bpb"], rel=1e-6)

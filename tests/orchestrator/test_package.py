@@ -23,7 +23,7 @@ from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.folder.results import RunResult
 from orchestrator.job.sections import DataFiles, Tracking
-from orchestrator.package.manifest import Record, load_record, portable, without_paths
+from orchestrator.package.manifest import load_record, portable, without_paths
 from orchestrator.package.package import package, requirements
 from orchestrator.package.reproduce import agrees, compare, compare_data, job_of_record
 from orchestrator.package.submission import Author, finished_seeds
@@ -96,6 +96,7 @@ def test_figures_agree_with_the_run(run: Path, packed: Path) -> None:
         assert own["bytes_total"] == seed.export.total_bytes == (
             (packed / "train_gpt.py").stat().st_size + (packed / f"model_seed{seed.seed}.golf").stat().st_size
         )  # fmt: skip
+        assert files.sha256(packed / f"model_seed{seed.seed}.golf") == seed.export.sha256
         assert f"bytes weights:{seed.export.weight_bytes} code:{seed.export.code_bytes}" in log
         assert f"{seed.export.total_bytes:,}" in readme
         for name in ("neural", "mixture", "published"):
@@ -120,6 +121,11 @@ def test_nothing_tells_where_it_was_made(run: Path, packed: Path) -> None:
                 assert place not in text, (path.name, place)
     record = load_record(packed)
     assert [seed.node for seed in record.run.seeds] == ["", ""] and all(s.node for s in result_of(run).seeds)
+    assert record.run.run_id == run.name
+    assert strict_json.to_dict(portable(record.run)) == strict_json.to_dict(record.run)
+    assert without_paths("see /home/me/x/traceback.txt; 3/4, a/b, https://x.org/a/b, ~/data/y") == (
+        "see traceback.txt; 3/4, a/b, https://x.org/a/b, y"
+    )
     job = record.run.job
     assert job.data == DataFiles(path="my data", tokenizer="tokenizer.model") and job.output == "runs"
 
@@ -302,18 +308,3 @@ def test_a_package_that_was_changed(
     harm(folder)
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         load_record(folder)
-
-
-def test_paths_are_cut_to_names() -> None:
-    assert without_paths("see /home/me/x/traceback.txt; 3/4, a/b, https://x.org/a/b, ~/data/y") == (
-        "see traceback.txt; 3/4, a/b, https://x.org/a/b, y"
-    )
-
-
-def test_a_record_is_read_back(run: Path, packed: Path) -> None:
-    record = load_record(packed)
-    assert isinstance(record, Record) and record.run.run_id == run.name
-    assert strict_json.to_dict(portable(record.run)) == strict_json.to_dict(record.run)
-    for seed in result_of(run).seeds:
-        assert seed.export is not None
-        assert files.sha256(packed / f"model_seed{seed.seed}.golf") == seed.export.sha256

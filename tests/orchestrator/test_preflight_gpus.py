@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,65 +18,57 @@ class NVMLError(Exception):
     pass
 
 
-class FakeNvml:
+def fake_nvml(
+    *gpus: dict[str, Any], unlinked: tuple[tuple[int, int], ...] = (), driver: bool = True
+) -> SimpleNamespace:
     """The functions of pynvml that are used; each GPU is a mapping of what differs from a healthy H100."""
 
-    NVMLError = NVMLError
-    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
-    NVML_P2P_CAPS_INDEX_NVLINK, NVML_P2P_STATUS_OK = 2, 0
-    nvmlClocksThrottleReasonHwSlowdown = 8  # noqa: N815
-    nvmlClocksThrottleReasonHwThermalSlowdown = 64  # noqa: N815
-    nvmlClocksThrottleReasonHwPowerBrakeSlowdown = 128  # noqa: N815
+    def told(name: str, usual: Any) -> Callable[[int], Any]:
+        return lambda gpu: gpus[gpu].get(name, usual)
 
-    def __init__(self, *gpus: dict[str, Any], unlinked: tuple[tuple[int, int], ...] = (), driver: bool = True) -> None:
-        self._gpus, self._unlinked, self._driver = gpus, unlinked, driver
-        self.open = 0
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if not self._driver:
+    def add_open(change: int) -> None:
+        if not driver:
             raise NVMLError("Driver Not Loaded")
-        self.open += 1
+        nvml.open += change
 
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self._gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, gpu: int) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(used=self._gpus[gpu].get("used", 0.4) * GIB, total=80 * GIB)
-
-    def nvmlDeviceGetUtilizationRates(self, gpu: int) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(gpu=self._gpus[gpu].get("busy", 0))
-
-    def nvmlDeviceGetUUID(self, gpu: int) -> str:  # noqa: N802
-        return f"GPU-{gpu}"
-
-    def nvmlDeviceGetName(self, gpu: int) -> bytes:  # noqa: N802
-        return self._gpus[gpu].get("name", "NVIDIA H100 80GB HBM3").encode()
-
-    def nvmlDeviceGetRemappedRows(self, gpu: int) -> tuple[int, int, int, int]:  # noqa: N802
-        return (0, 0, *self._gpus[gpu].get("rows", (0, 0)))
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: int) -> int:  # noqa: N802
-        return int(self._gpus[gpu].get("reasons", 1))  # 1: idle
-
-    def nvmlDeviceGetMigMode(self, gpu: int) -> tuple[int, int]:  # noqa: N802
-        mig = self._gpus[gpu].get("mig", 0)
-        if mig is None:
+    def mig_mode(gpu: int) -> tuple[int, int]:
+        if told("mig", 0)(gpu) is None:
             raise NVMLError("Not Supported")
-        return (mig, mig)
+        return (told("mig", 0)(gpu),) * 2
 
-    def nvmlDeviceGetTotalEccErrors(self, gpu: int, kind: int, counter: int) -> int:  # noqa: N802
+    def ecc_errors(gpu: int, kind: int, counter: int) -> int:
         assert (kind, counter) == (1, 0)
-        return int(self._gpus[gpu].get("ecc", 0))
+        return int(told("ecc", 0)(gpu))
 
-    def nvmlDeviceGetP2PStatus(self, a: int, b: int, caps: int) -> int:  # noqa: N802
+    def p2p_status(a: int, b: int, caps: int) -> int:
         assert caps == 2
-        return 5 if (min(a, b), max(a, b)) in self._unlinked else 0
+        return 5 if (min(a, b), max(a, b)) in unlinked else 0
+
+    nvml = SimpleNamespace(
+        open=0,
+        NVMLError=NVMLError,
+        NVML_MEMORY_ERROR_TYPE_UNCORRECTED=1,
+        NVML_VOLATILE_ECC=0,
+        NVML_P2P_CAPS_INDEX_NVLINK=2,
+        NVML_P2P_STATUS_OK=0,
+        nvmlClocksThrottleReasonHwSlowdown=8,
+        nvmlClocksThrottleReasonHwThermalSlowdown=64,
+        nvmlClocksThrottleReasonHwPowerBrakeSlowdown=128,
+        nvmlInit=lambda: add_open(1),
+        nvmlShutdown=lambda: add_open(-1),
+        nvmlDeviceGetCount=lambda: len(gpus),
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=told("used", 0.4)(gpu) * GIB, total=80 * GIB),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=told("busy", 0)(gpu)),
+        nvmlDeviceGetUUID="GPU-{}".format,
+        nvmlDeviceGetName=lambda gpu: told("name", "NVIDIA H100 80GB HBM3")(gpu).encode(),
+        nvmlDeviceGetRemappedRows=lambda gpu: (0, 0, *told("rows", (0, 0))(gpu)),
+        nvmlDeviceGetCurrentClocksThrottleReasons=told("reasons", 1),  # 1: idle
+        nvmlDeviceGetMigMode=mig_mode,
+        nvmlDeviceGetTotalEccErrors=ecc_errors,
+        nvmlDeviceGetP2PStatus=p2p_status,
+    )
+    return nvml
 
 
 def levels(findings: list[Finding]) -> list[str]:
@@ -83,7 +76,7 @@ def levels(findings: list[Finding]) -> list[str]:
 
 
 def test_eight_healthy_gpus_are_fine() -> None:
-    nvml = FakeNvml(*[{}] * 8)
+    nvml = fake_nvml(*[{}] * 8)
     findings = check_gpus(8, "H100", nvml)
     assert levels(findings) == ["ok", "ok"]
     assert "8 x NVIDIA H100 80GB HBM3" in findings[0].what and "NVLink" in findings[1].what
@@ -104,7 +97,7 @@ def test_eight_healthy_gpus_are_fine() -> None:
     ],
 )
 def test_each_fault_is_found_on_its_gpu(gpu: dict[str, Any], level: str, words: str) -> None:
-    findings = check_gpus(2, "H100", FakeNvml({}, gpu))
+    findings = check_gpus(2, "H100", fake_nvml({}, gpu))
     (fault,) = [finding for finding in findings if finding.level != "ok"]
     assert fault.level == level and words in fault.what and fault.remedy
     if "asked for" not in words:
@@ -113,30 +106,30 @@ def test_each_fault_is_found_on_its_gpu(gpu: dict[str, Any], level: str, words: 
 
 @pytest.mark.parametrize(("there", "exactly", "level"), [(7, True, "error"), (9, True, "error"), (9, False, "ok")])
 def test_the_number_of_gpus(there: int, exactly: bool, level: str) -> None:
-    findings = check_gpus(8, "H100", FakeNvml(*[{}] * there), exactly=exactly)
+    findings = check_gpus(8, "H100", fake_nvml(*[{}] * there), exactly=exactly)
     assert findings[0].level == level
     assert (f"{there} GPUs, 8 asked for" in findings[0].what) == (level == "error")
 
 
 def test_what_is_no_fault() -> None:
     """A driver that does not tell, GPUs of others, and memory of our own."""
-    assert set(levels(check_gpus(1, "H100", FakeNvml({"mig": None})))) == {"ok"}
-    nvml = FakeNvml({}, {"used": 60.0}, {})
+    assert set(levels(check_gpus(1, "H100", fake_nvml({"mig": None})))) == {"ok"}
+    nvml = fake_nvml({}, {"used": 60.0}, {})
     assert set(levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-2"]))) == {"ok"}
     assert "error" in levels(check_gpus(2, "H100", nvml, uuids=["GPU-0", "GPU-1"]))
-    nvml = FakeNvml({"used": 2.0, "busy": 60})
+    nvml = fake_nvml({"used": 2.0, "busy": 60})
     assert "error" in levels(check_gpus(1, "H100", nvml))
     assert levels(check_gpus(1, "H100", nvml, own_mib=3072)) == ["ok"]
 
 
 def test_missing_nvlink_is_a_warning_that_names_the_pairs() -> None:
-    findings = check_gpus(4, "H100", FakeNvml(*[{}] * 4, unlinked=((0, 2), (1, 3))))
+    findings = check_gpus(4, "H100", fake_nvml(*[{}] * 4, unlinked=((0, 2), (1, 3))))
     (warning,) = [finding for finding in findings if finding.level == "warning"]
     assert "0-2, 1-3" in warning.what and "2 of 6 pairs" in warning.what
 
 
 def test_no_driver_is_an_error_and_no_package_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert levels(check_gpus(1, "H100", FakeNvml(driver=False))) == ["error"]
+    assert levels(check_gpus(1, "H100", fake_nvml(driver=False))) == ["error"]
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     (finding,) = check_gpus(1, "H100")
     assert finding.level == "warning" and "pip install nvidia-ml-py" in finding.remedy

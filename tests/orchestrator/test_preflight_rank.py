@@ -102,22 +102,14 @@ def test_nothing_is_rehearsed_where_the_node_is_at_fault(job: Job, tmp_path: Pat
         result.refuse_errors()
 
 
-def test_a_rank_without_a_gpu_is_found(job: Job) -> None:
+def test_a_rank_without_a_gpu_is_found_and_mistakes_in_the_request_are_named(job: Job) -> None:
     job = job.model_copy(update={"resources": job.resources.model_copy(update={"accelerator": "H100"})})
-    report = ask(single(torch.device("cpu")), *arguments(job), None)
-    result = judge_ranks(job, [report])
-    wheres = [finding.where for finding in result.errors]
-    assert any(where.startswith("rank 0") for where in wheres) and "gang" in wheres
-
-
-def test_mistakes_in_the_request_are_named(job: Job) -> None:
     config, request = arguments(job)
+    cpu = single(torch.device("cpu"))
+    wheres = [finding.where for finding in judge_ranks(job, [ask(cpu, config, request, None)]).errors]
+    assert any(where.startswith("rank 0") for where in wheres) and "gang" in wheres
     with pytest.raises(ConfigError, match="stepz"):
-        ask(single(torch.device("cpu")), config, request | {"stepz": 1}, None)
-
-
-def test_a_good_rehearsal_has_no_complaint(record: Job) -> None:
-    assert {finding.level for finding in judge_dry_run(record, GOOD)} == {"ok"}
+        ask(cpu, config, request | {"stepz": 1}, None)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +135,14 @@ def test_each_budget_out_of_reach_is_named(
     (finding,) = [finding for finding in findings if finding.where == f"rehearsed {where}"]
     assert finding.level == level and words in finding.what
     assert (finding.remedy == "") == (level == "ok")
+    assert {finding.level for finding in judge_dry_run(record, GOOD)} == {"ok"}
     assert all(other.level == "ok" for other in findings if other != finding)
 
 
 def test_weights_that_may_not_be_fitted_are_a_warning(record: Job) -> None:
     config = replace(record.config, artifact=replace(record.config.artifact, requantize=False))
-    findings = judge_dry_run(
-        record.model_copy(update={"config": config}), replace(GOOD, weight_bytes_projected=17_000_000)
-    )
+    fixed = record.model_copy(update={"config": config})
+    findings = judge_dry_run(fixed, replace(GOOD, weight_bytes_projected=17_000_000))
     assert [finding.level for finding in findings].count("warning") == 1
 
 

@@ -120,6 +120,7 @@ class TestFollowing:
         ("states", "streams"),
         [
             ([info("SUCCEEDED")], [[LOG[:100]]]),  # lines that a connection missed are fetched
+            *(([info(quiet)] * 30 + [info("SUCCEEDED")], [[60.0]]) for quiet in ("PENDING", "RUNNING")),
             # Nothing comes for long: the log is asked for anew, and goes on where it was.
             ([info("RUNNING")] * 8 + [info("SUCCEEDED")], [[LOG[:70], 60.0], [LOG]]),
             ([info("RUNNING"), info("STOPPED")], [[LOG[:70], 60.0]]),  # the job has ended, its log stays open
@@ -137,12 +138,6 @@ class TestFollowing:
         message = "Job entrypoint command failed with exit code 2, last available logs (truncated):\nline 19"
         end, _ = followed(FakeClient([info("FAILED", message, 2)], [[LOG]]))
         assert end.message == "Job entrypoint command failed with exit code 2"
-
-    @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-    def test_a_quiet_job_is_waited_for(self, status: str) -> None:
-        patience = Patience(answer=1, quiet=0.02, lost=0.1, closed=0.1, retry=0.01)
-        client = FakeClient([info(status)] * 15 + [info("SUCCEEDED")], [[60.0]])
-        assert followed(client, patience)[0].status == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +203,7 @@ class TestInterrupt:
         client = FakeClient([info("RUNNING"), info("STOPPED")])
         assert "job-1: stopped" in self.lines(client, stop=True)
         assert client.stopped == ["job-1"]
-
-    def test_waiting_for_the_end_has_one(self) -> None:
-        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None
+        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None  # it is not waited for without end
 
 
 @pytest.fixture
@@ -267,23 +260,24 @@ class TestPlan:
             assert printed.removeprefix("./") == name
         assert not (project / "pwned").exists()
 
-    def test_results_that_would_be_lost(self, project: Path) -> None:
-        write_job(project, output="runs")
-        with pytest.raises(UserError, match=r"^output: 'runs' would lie in the uploaded folder.*--set output="):
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"output": "runs"}, r"^output: 'runs' would lie in the uploaded folder.*--set output="),
+            ({"data": {"path": "data", "tokenizer": "/t.model"}}, r"^data.path: 'data' does not travel"),
+            ({"data": {"path": "./orchestrator", "tokenizer": "t.model"}}, r"^data.tokenizer: 't.model' does not"),
+        ],
+    )
+    def test_results_and_data_that_do_not_travel(self, changes: dict[str, Any], sentence: str, project: Path) -> None:
+        write_job(project, **{"output": "/runs", **changes})
+        with pytest.raises(UserError, match=sentence):
             self.words()
         self.words(head=project.resolve())  # where nothing is uploaded, nothing is lost
 
-    def test_data_that_does_not_travel(self, project: Path) -> None:
-        write_job(project, output="/runs", data={"path": "data", "tokenizer": "/t.model"})
-        with pytest.raises(UserError, match=r"^data.path: 'data' does not travel"):
-            self.words()
-        write_job(
-            project, output="/runs", data={"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
-        )
-        assert self.words()[-1] == "tiny.yaml"  # the nodes get it themselves
-        write_job(project, output="/runs", data={"path": "./orchestrator", "tokenizer": "t.model"})
-        with pytest.raises(UserError, match=r"^data.tokenizer: 't.model' does not travel"):
-            self.words()
+    def test_data_that_the_nodes_get_themselves(self, project: Path) -> None:
+        data = {"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
+        write_job(project, output="/runs", data=data)
+        assert self.words()[-1] == "tiny.yaml"
 
     def test_places_that_cannot_travel(self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for working_dir in ("no/such/folder", "tiny.yaml"):

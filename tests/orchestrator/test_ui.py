@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import signal
 import socket
@@ -24,14 +23,8 @@ from orchestrator.tracking.sync import sync
 from orchestrator.tracking.ui import NoResultsError, serve
 
 ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless=new", "--no-sandbox", "--no-first-run"),
+    *(f"--disable-{part}" for part in ("gpu", "quic", "background-networking", "component-update", "sync")),
 ]
 PATIENCE_MS = 60_000
 SCREEN = {"width": 1600, "height": 9000}  # MLflow draws only the charts that are on the screen
@@ -130,25 +123,26 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 
 @pytest.mark.browser
-def test_printed_address_shows_the_run(pages: Pages, tmp_path: Path) -> None:
-    pages.open(pages.runs_page, "smoke-1")
-    pages.shoot(tmp_path / "runs.png")
-
-
-@pytest.mark.browser
-def test_parent_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.parent}", "claim/bpb_mixture_mean", "No claim", "baseline.mean", "seed 42")
-    for figure in ("1.98765", "verdict", "1 finished, at least 3 needed", "Finished"):
-        assert figure in text, figure
-    pages.shoot(tmp_path / "parent.png")
-
-
-@pytest.mark.browser
-def test_child_page(pages: Pages, tmp_path: Path) -> None:
-    text = pages.open(f"runs/{pages.child}", "bpb/mixture", "hardware", "smoke-1")
-    for figure in ("1.98765", "15800050", "8 x NVIDIA H100 80GB HBM3"):
-        assert figure in text, figure
-    pages.shoot(tmp_path / "child.png")
+@pytest.mark.parametrize(
+    ("page", "waited_for", "figures"),
+    [
+        ("{runs_page}", ["smoke-1"], []),  # at the printed address
+        (
+            "runs/{parent}",
+            ["claim/bpb_mixture_mean", "No claim", "baseline.mean", "seed 42"],
+            ["1.98765", "verdict", "1 finished, at least 3 needed", "Finished"],
+        ),
+        (
+            "runs/{child}",
+            ["bpb/mixture", "hardware", "smoke-1"],
+            ["1.98765", "15800050", "8 x NVIDIA H100 80GB HBM3"],
+        ),
+    ],
+)
+def test_pages_show_the_run(page: str, waited_for: list[str], figures: list[str], pages: Pages, tmp_path: Path) -> None:
+    text = pages.open(page.format(**vars(pages)), *waited_for)
+    assert [figure for figure in figures if figure not in text] == []
+    pages.shoot(tmp_path / "page.png")
 
 
 @pytest.mark.browser
@@ -179,39 +173,25 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return default_uri(folder.parent)
 
 
-def test_ends_with_sigterm(empty_store: str) -> None:
-    with serving(empty_store) as (server, line):
-        assert answers(line)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=20) == 0
-        assert not answers(line)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_no_server_outlives_a_killed_command(empty_store: str) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_server_outlives_its_command(number: signal.Signals, code: int, empty_store: str) -> None:
     with serving(empty_store) as (server, line):
         assert answers(line)
-        os.kill(server.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        server.send_signal(number)
+        assert server.wait(timeout=20) == code
+        deadline = time.monotonic() + (20 if number == signal.SIGKILL else 0)
         while answers(line) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not answers(line)
 
 
-def test_no_results_yet(tmp_path: Path) -> None:
+def test_addresses(tmp_path: Path, empty_store: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(NoResultsError, match=r"mlflow\.db: no results yet; `golf run` with a job file makes some"):
         serve(default_uri(tmp_path), None)
-
-
-def test_port_taken(empty_store: str) -> None:
-    with closing(socket.socket()) as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: cannot listen"):
             serve(empty_store, port)
-
-
-def test_address_of_a_server_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     serve("https://mlflow.example.org", None)
     assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
