@@ -12,10 +12,10 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/golf run jobs/smoke.yaml
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" --hypothesis-profile thorough
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "" --hypothesis-profile thorough
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
