@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from golf_core.config import ModelConfig
 from golf_core.model.blocks import BigramEmbedding, Block, Linear, SmearGate, ValueEmbedding, rms_norm, rotary_tables
@@ -32,7 +34,9 @@ class GPT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise all weights from torch's generator (the record's scheme)."""
+        """Initialise all weights from torch's generator (the record's scheme); nothing on the meta device."""
+        if self.skip_weights.is_meta:
+            return
         config = self.config
         for name, module in self.named_modules():
             if isinstance(module, Linear):
@@ -100,8 +104,7 @@ def model_from(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
     `weights` must have the model's names and shapes; vectors and matrices become float32, tables the
     configured type.
     """
-    with torch.device("meta"):
-        model = GPT(config)
+    model = _without_weights(config)
     model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     _store_tables(model)
     return model
@@ -109,8 +112,19 @@ def model_from(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the state dict of a model with this configuration."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in GPT(config).state_dict().items()}
+    return {name: tuple(value.shape) for name, value in _without_weights(config).state_dict().items()}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Embeddings are not filled: on the meta device that imports torch's compiler first, which takes 2.4 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **(kwargs or {}))
+
+
+def _without_weights(config: ModelConfig) -> GPT:
+    with torch.device("meta"), _Unfilled():
+        return GPT(config)
 
 
 def embedding_tables(model: GPT) -> list[nn.Parameter]:

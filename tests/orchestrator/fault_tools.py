@@ -23,7 +23,7 @@ from orchestrator.folder.ledger import Entry, read_ledger
 from orchestrator.folder.results import RunResult
 
 # Long enough that each stage can be met in the middle of its work.
-SLOWER = OVERRIDES | {"train.iterations": 25, "evaluate.max_tokens": 12_288}
+SLOWER = OVERRIDES | {"train.iterations": 12, "evaluate.max_tokens": 8192}
 LIMITS = {"stall_seconds": 20, "retries": 1}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from broken_servers import fails, hangs, server
-from fault_tools import Figures, Start, Tell, check_whole, in_stage, job
+from fault_tools import SLOWER, Figures, Start, Tell, check_whole, in_stage, job
 from tiny import golf
 
 from orchestrator.tracking.store import default_uri
@@ -21,14 +21,15 @@ pytestmark = pytest.mark.ray
 OUTSIDE = "MLflow has not got everything"
 
 
-def in_store(file: Path) -> dict[str, tuple[str, int]]:
-    """By run: how it ended, and how many points of the training's loss there are."""
+def check_store(file: Path, run: Path) -> None:
+    """The run and its seed have ended there, with a point of the training's loss for each step."""
     counted = (
         "select name, status, (select count(*) from metrics m where m.run_uuid = r.run_uuid and key = 'train/loss') "
         "from runs r"
     )
     with sqlite3.connect(file) as store:
-        return {name: (status, count) for name, status, count in store.execute(counted)}
+        found = {name: (status, count) for name, status, count in store.execute(counted)}
+    assert found == {run.name: ("FINISHED", 0), "seed 42": ("FINISHED", SLOWER["train.iterations"])}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_mlflow_does_not_work(
     assert OUTSIDE in service.text and f"golf sync {service.run}" in service.text
     again = golf("sync", str(service.run), "--uri", default_uri(place))
     assert again.returncode == 0, again.stdout + again.stderr
-    assert in_store(place / "mlflow.db") == {service.run.name: ("FINISHED", 0), "seed 42": ("FINISHED", 25)}
+    check_store(place / "mlflow.db", service.run)
     tell(f"MLflow {how}, at every call", service, OUTSIDE, "the run ends as ever; `golf sync` sends everything")
 
 
@@ -87,7 +88,7 @@ def test_mlflow_comes_back(place: Path, start: Start, undisturbed: Figures, tell
         assert service.ends() == 0, service.text
     check_whole(service.run, undisturbed)
     assert OUTSIDE not in service.text
-    assert in_store(place / "mlflow.db") == {service.run.name: ("FINISHED", 0), "seed 42": ("FINISHED", 25)}
+    check_store(place / "mlflow.db", service.run)
     tell("MLflow is away, and comes back", service, "does not answer", "it has everything when the run ends")
 
 

@@ -18,7 +18,7 @@ from orchestrator.folder.results import RunResult, SeedResult
 
 pytestmark = pytest.mark.ray
 
-LONG = SLOWER | {"train.iterations": 100, "evaluate.max_tokens": 4096}
+LONG = SLOWER | {"train.iterations": 40, "evaluate.max_tokens": 4096}
 WITH_SNAPSHOTS = LONG | {"train.snapshot_seconds": 0.3}
 
 
