@@ -20,8 +20,7 @@ from golf_core.config import preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import device_name, single
 from golf_core.evaluate.score import Evaluator
-from golf_core.model.compute import should_compile
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, should_compile
 from golf_core.results import EvalResult
 from golf_core.stages import DataPaths, open_text
 

@@ -30,8 +30,7 @@ from golf_core.artifact.quantize import Quantized, quantize_all
 from golf_core.config import GolfConfig, override, preset
 from golf_core.data.sample import build_sample, default_sample_folder
 from golf_core.distributed import single
-from golf_core.model.compute import loss_function
-from golf_core.model.gpt import GPT, expected_shapes, model_from
+from golf_core.model.gpt import GPT, expected_shapes, loss_function, model_from
 from golf_core.stages import DataPaths, open_text, train_stage
 from golf_core.strict_json import load
 

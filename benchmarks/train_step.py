@@ -17,8 +17,7 @@ import torch
 
 from golf_core.config import preset
 from golf_core.distributed import device_name, peak_memory_mib, single
-from golf_core.model.compute import loss_function, should_compile
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, loss_function, should_compile
 from golf_core.train.optimizers import Optimizers, WeightAverage
 
 

@@ -13,8 +13,7 @@ from typing import Literal
 from dashboards.pages import MADE_UP
 from golf_core.errors import ConfigError, GolfError
 from orchestrator.claim.judge import judge, out_of_reach
-from orchestrator.folder.layout import LEDGER
-from orchestrator.folder.results import Claim, SeedResult, Summary
+from orchestrator.folder.results import LEDGER, Claim, SeedResult, Summary
 from orchestrator.folder.view import RunReader, RunView, SeedView, find_runs, stamp_of
 from orchestrator.job.document import printable
 

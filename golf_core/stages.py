@@ -23,7 +23,7 @@ from golf_core.errors import ArtifactError, ConfigError
 from golf_core.evaluate.score import Evaluator, Losses
 from golf_core.evaluate.text import ValidationText, validation_text
 from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted, ignore
-from golf_core.model.compute import should_compile
+from golf_core.model.gpt import should_compile
 from golf_core.results import EvalResult, ExportResult, TrainResult
 from golf_core.strict_json import save
 from golf_core.train.loop import Trainer

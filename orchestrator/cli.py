@@ -229,7 +229,7 @@ def check(
     from golf_core import strict_json
     from orchestrator.job.load import load_job, parse_changes
     from orchestrator.preflight.findings import console, show_preflight
-    from orchestrator.run.check import check_on_gang
+    from orchestrator.run.seed import check_on_gang
 
     loaded = load_job(job, parse_changes(set_ or []))
     result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)

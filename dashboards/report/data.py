@@ -17,8 +17,7 @@ from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
 from orchestrator.folder.event_log import sound_events
-from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import AUDIT, DATA, LOG, RESULT, RunResult, SeedResult
 from orchestrator.folder.view import recorded, view_of
 from orchestrator.job.load import Job
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from golf_core.config import EvalConfig
 from golf_core.distributed import FlatGradients, Ranks
 from golf_core.evaluate.text import ValidationText
-from golf_core.model.compute import loss_function
-from golf_core.model.gpt import GPT, adapted_names
+from golf_core.model.gpt import GPT, adapted_names, loss_function
 
 
 def adaptation_lr(config: EvalConfig, chunk: int, num_chunks: int) -> float:

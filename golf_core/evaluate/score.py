@@ -21,8 +21,7 @@ from golf_core.evaluate.kraft import KraftMeter
 from golf_core.evaluate.text import ValidationText, Windows, bits_per_byte, chunk_windows, sliding_windows
 from golf_core.events import Chunk, Listener, PhaseFinished, PhaseStarted, ignore
 from golf_core.mixture.mixer import Mixer
-from golf_core.model.compute import autocast, hidden_function
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, autocast, hidden_function
 from golf_core.results import EXPERTS, SCORERS, ChunkRecord, EvalResult, Score
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from golf_core.data.tokenizer import ByteTable
 from golf_core.distributed import Ranks
-from golf_core.model.compute import loss_function
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, loss_function
 from golf_core.results import Score
 
 

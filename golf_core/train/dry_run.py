@@ -25,8 +25,7 @@ from golf_core.errors import ArtifactError, ConfigError, RunError
 from golf_core.evaluate.score import Evaluator
 from golf_core.evaluate.text import sliding_windows
 from golf_core.events import Chunk, Event, TrainStep
-from golf_core.model.compute import should_compile
-from golf_core.model.gpt import expected_shapes, model_from
+from golf_core.model.gpt import expected_shapes, model_from, should_compile
 from golf_core.results import MIB, ExportResult, TrainResult
 from golf_core.stages import DataPaths, open_text
 from golf_core.train.loop import Trainer

@@ -17,12 +17,20 @@ from golf_core.distributed import Ranks, device_name, peak_memory_mib
 from golf_core.errors import ConfigError, NumericsError, RunError
 from golf_core.evaluate.text import ValidationText, score_rows
 from golf_core.events import Listener, Note, PhaseFinished, PhaseStarted, TrainStep, Validation, ignore
-from golf_core.model.compute import loss_function, should_compile
-from golf_core.model.gpt import GPT
+from golf_core.model.gpt import GPT, loss_function, should_compile
 from golf_core.results import Score, TrainResult
-from golf_core.train.clock import TrainingClock, lr_factor, qat_temperature
 from golf_core.train.optimizers import Optimizers, WeightAverage
-from golf_core.train.state import Keeper, Progress, TrainState, load_tensors, random_states, set_random_states
+from golf_core.train.state import (
+    Keeper,
+    Progress,
+    TrainingClock,
+    TrainState,
+    load_tensors,
+    lr_factor,
+    qat_temperature,
+    random_states,
+    set_random_states,
+)
 
 REMEDY = "lower the learning rates or check the data"
 DIVERGED = 3.0

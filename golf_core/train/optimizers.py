@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from golf_core.config import TrainConfig
 from golf_core.distributed import FlatGradients, Ranks
 from golf_core.model.gpt import GPT, embedding_tables
-from golf_core.train.clock import muon_momentum
+from golf_core.train.state import muon_momentum
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NORM_EPS = 1e-7

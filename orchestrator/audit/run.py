@@ -11,8 +11,7 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.folder.earlier import job_of_run
-from orchestrator.folder.layout import ARTIFACT, DATA, PROGRAM, RESULT
-from orchestrator.folder.results import SeedResult
+from orchestrator.folder.results import ARTIFACT, DATA, PROGRAM, RESULT, SeedResult
 
 if TYPE_CHECKING:
     from golf_core.audit.report import AuditOptions, AuditReport

@@ -8,10 +8,9 @@ from pathlib import Path
 from golf_core import strict_json
 from golf_core.files import MAX_RECORD_BYTES
 from orchestrator.claim.judge import judge
-from orchestrator.folder.layout import RESULT
 from orchestrator.folder.ledger import Ledger, figures_in, without_history
 from orchestrator.folder.redaction import Redactor, save_redacted
-from orchestrator.folder.results import RunResult, SeedResult, waiting_result
+from orchestrator.folder.results import RESULT, RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import attempts_of
 from orchestrator.folder.view import RunView, recorded, view_of
 

@@ -13,8 +13,7 @@ from golf_core.errors import ConfigError
 from golf_core.files import read_bytes
 from golf_core.results import ExportResult, TrainResult
 from golf_core.strict_json import nearest, printable
-from orchestrator.folder.layout import ARTIFACT, JOB, RESULT
-from orchestrator.folder.results import SeedResult
+from orchestrator.folder.results import ARTIFACT, JOB, RESULT, SeedResult
 from orchestrator.job.document import MAX_FILE_BYTES
 from orchestrator.job.load import Job
 

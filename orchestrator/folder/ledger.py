@@ -22,8 +22,7 @@ from golf_core.errors import ConfigError, RunError
 from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from golf_core.results import EvalResult
 from golf_core.strict_json import printable, to_dict
-from orchestrator.folder.layout import LEDGER
-from orchestrator.folder.results import MAKING, STAGES, SeedResult
+from orchestrator.folder.results import LEDGER, MAKING, STAGES, SeedResult
 
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 

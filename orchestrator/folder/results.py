@@ -1,4 +1,4 @@
-"""What a run and its seeds came to, typed: the content of result.json."""
+"""A run's files and stages, and what the run and its seeds came to: the content of result.json, typed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from golf_core.results import AuditRecord, EvalResult, ExportResult, TrainResult
-from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, CHECKPOINT, PROGRAM, READABLE, SNAPSHOT
 from orchestrator.job.load import Job, PhaseLimits
+
+# In the run's own folder; RESULT lies in each seed's folder too.
+JOB, LEDGER, RESULT = "job.json", "ledger.jsonl", "result.json"
+
+# In a seed's folder; the stages give their files the same names.
+ARTIFACT, PROGRAM, CHECKPOINT = "model.golf", "train_gpt.py", "checkpoint.pt"
+READABLE = "train_gpt_readable.py"
+LOG, DATA, AUDIT = "log.jsonl", "data.json", "audit.json"
+PREFLIGHT, BREAKDOWN = "preflight.json", "breakdown.json"
+SNAPSHOT = "snapshot.bin"
 
 
 @dataclass(frozen=True)

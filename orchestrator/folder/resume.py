@@ -13,12 +13,16 @@ from golf_core.events import PhaseFinished
 from golf_core.files import sha256, write_bytes
 from golf_core.strict_json import printable
 from orchestrator.folder.event_log import read_events, sound_events
-from orchestrator.folder.layout import (
-    LEDGER,
-    RESULT,
-)
 from orchestrator.folder.ledger import figures_in
-from orchestrator.folder.results import MAKING, STAGES, Attempt, SeedResult, waiting_result
+from orchestrator.folder.results import (
+    LEDGER,
+    MAKING,
+    RESULT,
+    STAGES,
+    Attempt,
+    SeedResult,
+    waiting_result,
+)
 from orchestrator.folder.view import AttemptView, RunView, recorded, view_of
 from orchestrator.job.load import Job
 

@@ -21,10 +21,9 @@ from golf_core.files import MAX_RECORD_BYTES, open_plain
 from golf_core.log_text import duration
 from golf_core.strict_json import printable
 from orchestrator.folder.earlier import job_of_run
-from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, in_use, read_ledger
 from orchestrator.folder.provenance import describe_hardware
-from orchestrator.folder.results import STAGES, SeedResult
+from orchestrator.folder.results import LEDGER, LOG, RESULT, STAGES, SeedResult
 from orchestrator.folder.seed_log import LiveLog, Phase
 from orchestrator.job.load import Job
 

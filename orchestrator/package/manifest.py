@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from golf_core import files, strict_json
 from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
-from orchestrator.folder.layout import PROGRAM, READABLE
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import PROGRAM, READABLE, RunResult, SeedResult
 from orchestrator.job.load import Job
 
 RECORD = "record.json"

@@ -16,9 +16,8 @@ from golf_core.errors import ConfigError
 from golf_core.results import DataRecord
 from orchestrator.claim.rebuild import judged_anew
 from orchestrator.folder.event_log import read_events
-from orchestrator.folder.layout import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT
 from orchestrator.folder.redaction import Redactor, redacted
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT, RunResult, SeedResult
 from orchestrator.folder.seed_log import plain_log
 from orchestrator.package.manifest import (
     FORMAT,

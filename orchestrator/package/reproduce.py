@@ -16,9 +16,8 @@ from golf_core.errors import ConfigError
 from golf_core.results import SCORERS, DataRecord, EvalResult, Score
 from orchestrator.claim.statistics import summarize
 from orchestrator.folder.earlier import EarlierSeed, changed_job
-from orchestrator.folder.layout import DATA, PROGRAM
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import DATA, PROGRAM, RunResult, SeedResult
 from orchestrator.job.load import Job
 from orchestrator.package.manifest import Record, load_record, portable, weights_name
 from orchestrator.package.submission import FinishedSeed, finished_seeds

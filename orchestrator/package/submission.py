@@ -13,12 +13,10 @@ from golf_core.config import GolfConfig
 from golf_core.log_text import named
 from golf_core.results import DataRecord, EvalResult, ExportResult, TrainResult
 from golf_core.strict_json import to_dict
-from orchestrator.claim.columns import columns_in, submitted
+from orchestrator.claim.columns import columns_in, markdown_table, submitted
 from orchestrator.claim.statistics import MARGIN_NATS, summarize
-from orchestrator.folder.layout import PROGRAM, READABLE
-from orchestrator.folder.results import Claim, RunResult, SeedResult
+from orchestrator.folder.results import PROGRAM, READABLE, Claim, RunResult, SeedResult
 from orchestrator.job.load import Job
-from orchestrator.job.markdown import markdown_table
 from orchestrator.package.manifest import RECORD, REQUIREMENTS, PackagedFile, weights_name
 
 

@@ -20,11 +20,10 @@ from golf_core.files import write_text
 from golf_core.log_text import describe
 from orchestrator.claim.judge import judge, out_of_reach
 from orchestrator.folder.earlier import EarlierSeed
-from orchestrator.folder.layout import JOB, RESULT
 from orchestrator.folder.ledger import Ledger, this_process
 from orchestrator.folder.provenance import provenance
 from orchestrator.folder.redaction import Redactor, save_redacted
-from orchestrator.folder.results import RunResult, SeedResult, waiting_result
+from orchestrator.folder.results import JOB, RESULT, RunResult, SeedResult, waiting_result
 from orchestrator.folder.resume import ResumePoint, resume_point
 from orchestrator.job.load import Job
 from orchestrator.plugins import run_written

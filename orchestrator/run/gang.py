@@ -17,8 +17,7 @@ from golf_core.events import Event
 from orchestrator.folder.results import Stage
 from orchestrator.job.load import Resources
 from orchestrator.preflight.machine import ACCELERATOR_PREFIX, ClusterError
-from orchestrator.run.failures import LimitError, of_rank
-from orchestrator.run.heartbeat import Heartbeat, StallWatch
+from orchestrator.run.failures import Heartbeat, LimitError, StallWatch, of_rank
 from orchestrator.run.rank import Rank
 
 if TYPE_CHECKING:

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from golf_core import strict_json
+from golf_core.events import Chunk, Event, PhaseFinished, System, TrainStep, Validation
 from golf_core.files import sha256
 from golf_core.results import DataRecord
-from orchestrator.claim.columns import seed_metrics
-from orchestrator.folder.layout import ARTIFACT, AUDIT, BREAKDOWN, DATA, JOB, LOG, PROGRAM, RESULT
+from orchestrator.claim.columns import columns_in, markdown_table, seed_metrics
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import (
+    ARTIFACT,
+    AUDIT,
+    BREAKDOWN,
+    DATA,
+    JOB,
+    LOG,
+    PROGRAM,
+    RESULT,
+    Claim,
+    RunResult,
+    SeedResult,
+)
 from orchestrator.folder.view import HOUR_S, AttemptView, RunView, recorded
 from orchestrator.tracking.model import model_of
-from orchestrator.tracking.notes import REPORT, claim_note, interrupted_note, running_note, seed_note
-from orchestrator.tracking.store import Beginning, DataUsed, Ending, Status, flatten
+from orchestrator.tracking.store import Beginning, DataUsed, Ending, Point, Status, finite, flatten
 
 DIGEST_DIGITS = 32
+MAX_GPUS = 64
+"""GPUs of one machine at the most."""
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as a run's description."""
 
@@ -191,3 +206,131 @@ def _spent(view: RunView, result: RunResult) -> dict[str, float]:
     price = view.job.cost.per_node_hour
     spent = {"run/wall_seconds": result.finished - result.started, "run/node_hours": hours}
     return spent if price is None else {**spent, "run/cost": price * hours}
+
+
+# --- descriptions of runs, in the Markdown that MLflow shows; texts of files are shown in them and never obeyed ---
+
+MAX_TEXT_CHARS = 400
+"""Characters of one text of a file; a description may hold 8,000 in all."""
+MAX_SEEDS = 25
+REPORT = "report.html"
+"""Name of the report in a run's folder, where one was written."""
+NO_FIGURE = "–"
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, so that it means nothing in Markdown, in a table of it, or in HTML."""
+    line = " ".join(text.split())
+    if len(line) > MAX_TEXT_CHARS:
+        line = f"{line[: MAX_TEXT_CHARS - 1]}…"
+    line = re.sub(r"([\\`*_{}\[\]#~!])", r"\\\1", line)
+    return re.sub(r"[&<>|]", lambda found: _ENTITIES[found.group()], line)
+
+
+def running_note(view: RunView) -> str:
+    """Description of a run that goes on."""
+    finished = {attempt.seed for attempt in view.attempts if attempt.status == "finished"}
+    return f"running; {len(finished)} of {len(view.job.seeds)} seeds finished\n\n{_about(view)}"
+
+
+def interrupted_note(view: RunView) -> str:
+    """Description of a run that ended without a word."""
+    resume = _command(f"golf run --resume {shlex.quote(str(view.folder))}")
+    return f"**The run ended without a word.** Go on with:\n\n{resume}\n\n{_about(view)}"
+
+
+def claim_note(view: RunView, result: RunResult) -> str:
+    """Description of a run that has ended: verdict, conditions, seeds, and how to get the same again."""
+    parts = [f"**{escaped(result.claim.sentence)}**", _about(view), _conditions(result.claim)]
+    parts += ["**Seeds**", _seeds(result.seeds)]  # with nothing in between, MLflow's pages show two tables as one
+    folder = shlex.quote(str(view.folder))
+    lines = f"golf show {folder}\ngolf package {folder}\ngolf reproduce {shlex.quote(f'{view.folder}/package')}"
+    parts.append(f"To see it again, and to reproduce it from its package:\n\n{_command(lines)}")
+    if (view.folder / REPORT).is_file():
+        parts.append(f"The whole report, with its charts, is `{REPORT}` among the artifacts.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def seed_note(attempt: AttemptView, result: SeedResult | None) -> str:
+    """Description of one attempt at a seed; `result`: the seed's, where this is its newest attempt."""
+    if attempt.status == "finished" and result is not None and result.status == "finished":
+        return f"Seed {attempt.seed} finished.\n\n{_seeds([result])}"
+    if attempt.status:
+        reason = f": {escaped(attempt.error)}" if attempt.error else ""
+        return f"Seed {attempt.seed}, attempt {attempt.number} {escaped(attempt.status)}{reason}"
+    return f"Seed {attempt.seed}, attempt {attempt.number} ended without a word."
+
+
+def _about(view: RunView) -> str:
+    listed = ", ".join(map(str, view.job.seeds[:MAX_SEEDS])) + (", …" if len(view.job.seeds) > MAX_SEEDS else "")
+    seeds = f"seed{'s' if len(view.job.seeds) > 1 else ''} {listed}"
+    commit = view.provenance.get("git_commit", "")
+    dirty = ", with changes" if view.provenance.get("git_dirty") == "true" else ""
+    return f"Job {escaped(view.job.name)}, {seeds}" + (f"; code of commit {escaped(commit)}{dirty}" if commit else "")
+
+
+def _conditions(claim: Claim) -> str:
+    if not claim.conditions:
+        return ""
+    rows = [(c.mark[0], escaped(c.name), escaped(c.detail)) for c in claim.conditions]
+    return markdown_table(("", "Condition", "Figures"), rows)
+
+
+def _seeds(seeds: Sequence[SeedResult]) -> str:
+    columns = columns_in("note")
+    titles = ("seed", "status", *(f"{column.title} BPB" if column.is_score else column.title for column in columns))
+    rows = []
+    for seed in seeds[:MAX_SEEDS]:
+        status = escaped(seed.status if seed.error is None else f"{seed.status}: {seed.error}")
+        rows.append((str(seed.seed), status, *(column.text(seed, NO_FIGURE) for column in columns)))
+    table = markdown_table([title[0].upper() + title[1:] for title in titles], rows)
+    left = len(seeds) - MAX_SEEDS
+    return table + (f"\n\n… and {left} more" if left > 0 else "")
+
+
+def _command(text: str) -> str:
+    # A fence longer than any in the text: the name of a folder may hold one.
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+# --- a seed's events as points of series ---
+
+
+def points_of(event: Event) -> list[Point]:
+    """The points that an event adds to a seed's series."""
+    step, values = series(event)
+    return [Point(name, step, value, event.time) for name, value in values.items()]
+
+
+def series(event: Event) -> tuple[int, dict[str, float]]:
+    """The points that an event adds to a seed's series: the step (or chunk, or 0), and values by metric name.
+
+    Losses in nats a token, weights as shares of 1, the rest in the unit that the name ends in. The step of a machine's
+    figures is the seconds since its gang was started. What is missing or not finite is left out.
+    """
+    match event:
+        case TrainStep(step):
+            names = ("loss", "lr_factor", "ms_per_step", "tokens_per_s")
+            return step, finite({f"train/{name}": getattr(event, name) for name in names})
+        case Validation(step):
+            return step, finite({"val/loss": event.val_loss, "val/bpb": event.val_bpb})
+        case Chunk(chunk):
+            values = {f"eval/bpb_{name}": value for name, value in event.bpb.items()}
+            return chunk, finite(values | {f"eval/weight_{name}": weight for name, weight in event.weights.items()})
+        case PhaseFinished(phase, seconds):
+            return 0, finite({f"time/{phase}_seconds": seconds})
+        case System(elapsed_s):
+            return max(0, int(elapsed_s or 0)), finite(_system(event))
+    return 0, {}
+
+
+def _system(event: System) -> dict[str, Any]:
+    """What a machine is doing; MLflow has a page of its own for names that begin with `system/`."""
+    figures = {f"system/{name}": getattr(event, name) for name in ("cpu_percent", "memory_mib", "process_memory_mib")}
+    for gpu in event.gpus[:MAX_GPUS]:
+        names = ("utilisation_percent", "memory_mib", "power_w", "temperature_c")
+        figures |= {f"system/gpu_{gpu.index}_{name}": getattr(gpu, name) for name in names}
+    return figures

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -22,8 +23,6 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from filelock import FileLock
-
-from orchestrator.tracking.series import Point, finite
 
 # What MLflow takes in one call and in one value.
 MAX_METRICS = 1000
@@ -50,6 +49,17 @@ MODEL_TAG = "golf.model"
 Call = Callable[[], None]
 """One call of MLflow, ready to be made, and made again."""
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a series."""
+
+    name: str
+    step: int
+    value: float
+    time: float
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -406,3 +416,8 @@ def view_state(now: float) -> str:
     }
     at_ms = int(now * 1000)
     return json.dumps({"name": VIEW_NAME, "createdAt": at_ms, "updatedAt": at_ms, "state": json.dumps(state)})
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """What is there and finite. Raises `TypeError` for what is no number."""
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}

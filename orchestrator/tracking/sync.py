@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 from golf_core.errors import GolfError, RunError
 from golf_core.strict_json import printable
 from orchestrator.folder.event_log import sound_events, whole_lines
-from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import in_use
 from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import LEDGER
 from orchestrator.folder.view import AttemptView, RunReader, stamp_of, view_of
 from orchestrator.job.load import Job
 from orchestrator.tracking.content import (
@@ -29,10 +29,10 @@ from orchestrator.tracking.content import (
     digest_of,
     parent_beginning,
     parent_ending,
+    points_of,
     running_tags,
 )
-from orchestrator.tracking.series import Point, points_of
-from orchestrator.tracking.store import Beginning, Call, Ending, Mirrored, Store, default_uri, masked
+from orchestrator.tracking.store import Beginning, Call, Ending, Mirrored, Point, Store, default_uri, masked
 
 LOCK = ".mlflow.lock"
 POINTS_A_CALL = 900

@@ -18,9 +18,8 @@ from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Exce
 from golf_core.events import Chunk, Event, Gpu, JsonLinesLog, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
-from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
 from orchestrator.folder.ledger import figures_of
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import AUDIT, DATA, LOG, RESULT, RunResult, SeedResult
 
 SEEDS = (42, 1337, 2024)
 SCORERS = ("neural", "mixture", "published")

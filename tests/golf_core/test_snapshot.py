@@ -262,7 +262,7 @@ class FakeTime:
 def test_clock_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both parts together keep the one budget, and the rate follows the clock of both."""
     fake = FakeTime(0.01)
-    monkeypatch.setattr("golf_core.train.clock.time", fake)
+    monkeypatch.setattr("golf_core.train.state.time", fake)
     monkeypatch.setattr(Mortal, "last", 25)
     limits: dict[str, Any] = {"iterations": 100_000, "wallclock_seconds": 2.0, "warmdown_steps": 30, "val_every": 0}
     first = Run(tmp_path, kind=Mortal, **limits).die()
@@ -285,7 +285,7 @@ def test_clock_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_left_of_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that is resumed at the end of its clock takes no further step, and has a result."""
     fake = FakeTime(0.01)
-    monkeypatch.setattr("golf_core.train.clock.time", fake)
+    monkeypatch.setattr("golf_core.train.state.time", fake)
     limits: dict[str, Any] = {"iterations": 100, "wallclock_seconds": 0.4, "val_every": 0, "warmdown_steps": 0}
     whole = Run(tmp_path, **limits).finish()
     resumed = Run(tmp_path, resume=tmp_path / SNAPSHOT_NAME, **limits).finish()
@@ -295,7 +295,7 @@ def test_nothing_is_left_of_the_budget(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_writing_is_off_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(0.0)
-    monkeypatch.setattr("golf_core.train.clock.time", fake)
+    monkeypatch.setattr("golf_core.train.state.time", fake)
 
     class Slow(Snapshots):
         def keep(self, state: TrainState, stream: TokenStream) -> str:

@@ -21,8 +21,8 @@ from golf_core.errors import RunError
 from golf_core.evaluate.adaptation import adaptation_lr
 from golf_core.events import Event
 from golf_core.model.blocks import soft_round_int6
-from golf_core.train.clock import TrainingClock, lr_factor, muon_momentum, qat_temperature
 from golf_core.train.loop import Trainer
+from golf_core.train.state import TrainingClock, lr_factor, muon_momentum, qat_temperature
 
 RECORD = TrainConfig()
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ class TestClock:
     @pytest.fixture
     def fake(self, monkeypatch: pytest.MonkeyPatch) -> FakeTime:
         fake = FakeTime()
-        monkeypatch.setattr("golf_core.train.clock.time", fake)
+        monkeypatch.setattr("golf_core.train.state.time", fake)
         return fake
 
     def test_stands_still_while_stopped(self, fake: FakeTime) -> None:
@@ -146,7 +146,7 @@ def config(**changes: object) -> GolfConfig:
 
 
 def test_ends_under_its_budget(stream: TokenStream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("golf_core.train.clock.time", FakeTime(tick=0.01))
+    monkeypatch.setattr("golf_core.train.state.time", FakeTime(tick=0.01))
     events: list[Event] = []
     changed = config(iterations=100_000, wallclock_seconds=2.0, warmup_steps=2, warmdown_steps=30, val_every=5)
     result = Trainer(changed, stream, small_case().text, single(CPU), 1, events.append).run()

@@ -14,9 +14,8 @@ from golf_core import strict_json
 from golf_core.events import Chunk, Event, JsonLinesLog, PhaseFinished, TrainStep
 from golf_core.files import sha256, write_text
 from orchestrator.claim.judge import judge
-from orchestrator.folder.layout import LOG, RESULT
 from orchestrator.folder.ledger import Ledger, figures_of, this_process
-from orchestrator.folder.results import STAGES, RunResult, SeedResult
+from orchestrator.folder.results import LOG, RESULT, STAGES, RunResult, SeedResult
 from orchestrator.folder.resume import begin_log
 
 STAGE_FILES = {name: stage.files for name, stage in STAGES.items()}

@@ -28,8 +28,8 @@ from golf_core.results import DataRecord
 from golf_core.strict_json import to_dict
 from orchestrator.data.plan import RECORD, FetchRecord, read_manifest, record_of, size_of, stated_shards
 from orchestrator.folder.event_log import read_events
-from orchestrator.folder.layout import LEDGER, LOG, RESULT
 from orchestrator.folder.ledger import Entry, read_ledger
+from orchestrator.folder.results import LEDGER, LOG, RESULT
 from orchestrator.folder.resume import ResumePoint, resume_point
 from orchestrator.folder.seed_log import plain_log
 from orchestrator.verify import logs

@@ -22,7 +22,7 @@ from watchdog import HungError, bounded
 
 from golf_core.errors import ConfigError
 from orchestrator.folder.earlier import job_of_run
-from orchestrator.folder.layout import JOB
+from orchestrator.folder.results import JOB
 from orchestrator.job.document import MAX_VALUES, inside
 from orchestrator.job.load import Job, load_job
 

@@ -6,8 +6,15 @@ import pytest
 
 from golf_core.errors import ConfigError, LostError, NumericsError, RunError
 from golf_core.events import Note, PhaseStarted, TrainStep
-from orchestrator.run.failures import DeviceMemoryError, LimitError, kind_of, of_rank
-from orchestrator.run.heartbeat import HEARTBEAT_EVERY_S, Heartbeat, StallWatch
+from orchestrator.run.failures import (
+    HEARTBEAT_EVERY_S,
+    DeviceMemoryError,
+    Heartbeat,
+    LimitError,
+    StallWatch,
+    kind_of,
+    of_rank,
+)
 
 
 class World:

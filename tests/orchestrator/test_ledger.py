@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf_core.errors import ConfigError, RunError
-from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import Ledger, read_ledger
+from orchestrator.folder.results import LEDGER
 
 
 def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -33,10 +33,18 @@ from orchestrator.claim.columns import seed_frame, seed_metrics
 from orchestrator.folder.event_log import event_of
 from orchestrator.folder.results import RunResult
 from orchestrator.folder.view import view_of
-from orchestrator.tracking.content import attempt_ending, claim_metrics, digest_of, parent_ending
+from orchestrator.tracking.content import (
+    attempt_ending,
+    claim_metrics,
+    claim_note,
+    digest_of,
+    escaped,
+    parent_ending,
+    points_of,
+    running_note,
+    series,
+)
 from orchestrator.tracking.model import model_of
-from orchestrator.tracking.notes import claim_note, escaped, running_note
-from orchestrator.tracking.series import points_of, series
 from orchestrator.tracking.store import COLUMNS, MAX_TAG_CHARS, VIEW_TAG, Store, default_uri
 from orchestrator.tracking.sync import Mirror
 

@@ -14,10 +14,9 @@ from golf_core import strict_json
 from golf_core.errors import ConfigError, RunError
 from golf_core.events import Note
 from orchestrator.claim.rebuild import rebuild
-from orchestrator.folder.layout import LEDGER
 from orchestrator.folder.ledger import Ledger, in_use
 from orchestrator.folder.redaction import Redactor
-from orchestrator.folder.results import RunResult, SeedResult
+from orchestrator.folder.results import LEDGER, RunResult, SeedResult
 from orchestrator.folder.resume import resume_point
 from orchestrator.folder.view import view_of
 

@@ -20,10 +20,9 @@ from golf_core.errors import ConfigError
 from golf_core.files import sha256
 from golf_core.results import DataRecord
 from orchestrator.claim.judge import judge
-from orchestrator.folder.layout import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, READABLE, RESULT
 from orchestrator.folder.ledger import Ledger, read_ledger
 from orchestrator.folder.redaction import REDACTED, Redactor, save_redacted
-from orchestrator.folder.results import RunResult
+from orchestrator.folder.results import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, READABLE, RESULT, RunResult
 from orchestrator.package.manifest import load_record
 from orchestrator.package.package import package
 

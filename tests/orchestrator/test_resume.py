@@ -11,9 +11,8 @@ from run_builders import STAGE_FILES, interrupted_run
 
 from golf_core import strict_json
 from golf_core.errors import ConfigError
-from orchestrator.folder.layout import LOG, RESULT
 from orchestrator.folder.ledger import Ledger
-from orchestrator.folder.results import SeedResult
+from orchestrator.folder.results import LOG, RESULT, SeedResult
 from orchestrator.folder.resume import begin_log, resume_point
 
 

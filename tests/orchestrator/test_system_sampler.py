@@ -14,7 +14,7 @@ import pytest
 from golf_core.events import Event, Gpu, System, TrainStep
 from golf_core.log_text import event_line
 from golf_core.results import MIB
-from orchestrator.run.heartbeat import StallWatch
+from orchestrator.run.failures import StallWatch
 from orchestrator.run.rank import Sampler
 
 FIGURES = {"elapsed_s", "cpu_percent", "memory_mib", "memory_total_mib", "process_memory_mib", "gpus"}
