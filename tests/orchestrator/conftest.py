@@ -50,14 +50,14 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Path:
-    """The folder of an undisturbed run of two seeds, made once for all of pytest's processes; not to change."""
+    """The folder of an undisturbed, audited run of two seeds, made once for all processes of pytest; not to change."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            service = Service(folder, job(folder, (42, 1337)), "--address", "local")
+            service = Service(folder, job(folder, (42, 1337), audit={"positions": 1}), "--address", "local")
             assert service.ends() == 0, service.text
             (folder / "done").touch()
     return only_run(folder)
