@@ -12,6 +12,8 @@ from dashboards.charts.paper import Figure, Frame, Head, Legend, Table, bounds, 
 
 DRAWN_POINTS = 700
 """Points of a curve at the most: more than a line has room for."""
+DRAWN_SHARES = 400
+AREA_COLOURS = 8
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ def line_chart(
     rules: Sequence[Rule] = (),
     legend: Sequence[Legend] | None = None,
     table: Table | None = None,
+    digits: int | None = None,
 ) -> Figure:
-    """Curves in one frame. `table` replaces the table made of the curves, whose first column is x."""
+    """Curves in one frame. `table` replaces the table made of the curves, of x and figures with `digits` decimals."""
     xs = [x for curve in lines for x in curve.x]
     x_range = (min(xs), max(xs)) if xs else (0.0, 1.0)
     if x_range[0] == x_range[1]:
@@ -68,7 +71,7 @@ def line_chart(
     parts += [_rule(paper, rule) for rule in near]
     parts += [_curve(paper, curve) for curve in lines]
     parts.append(line(0, 0, 0, 0, "cross"))
-    table = table or _table(lines, axes.x_label)
+    table = table or _table(lines, axes.x_label, digits)
     if legend is None:
         legend = [Legend(curve.name, curve.colour, curve.dashed) for curve in lines]
     return figure(head, _said(lines, axes.y_label), parts, table, legend, x=paper.x)
@@ -123,9 +126,10 @@ def thinned(points: Sequence[tuple[float, float]], most: int = DRAWN_POINTS) -> 
     return kept
 
 
-def _table(lines: Sequence[Line], x_label: str) -> Table:
+def _table(lines: Sequence[Line], x_label: str, digits: int | None) -> Table:
     """One row for every x of any curve."""
-    by_x = [dict(zip(curve.x, curve.y, strict=True)) for curve in lines]
+    ys = [curve.y if digits is None else [round(y, digits) for y in curve.y] for curve in lines]
+    by_x = [dict(zip(curve.x, y, strict=True)) for curve, y in zip(lines, ys, strict=True)]
     rows = [[x, *(column.get(x) for column in by_x)] for x in sorted({x for column in by_x for x in column})]
     return Table((x_label, *(curve.name for curve in lines)), rows)
 
@@ -135,18 +139,14 @@ def _said(lines: Sequence[Line], y_label: str) -> str:
     return f"{y_label}: {'; '.join(ends[:12])}." if ends else "No figures."
 
 
-DRAWN = 400
-
-
-def area_chart(
-    head: Head, x_label: str, x: Sequence[float], shares: Mapping[str, Sequence[float]], colours: Mapping[str, str]
-) -> Figure:
+def area_chart(head: Head, x_label: str, x: Sequence[float], shares: Mapping[str, Sequence[float]]) -> Figure:
     """Stacked shares [len(x)] by name, the first at the bottom."""
     x_range = (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, float(x[0]) if len(x) else 1.0)
     paper = frame(x_range, (0.0, 1.0), x_label, "share")
-    every = max(1, math.ceil(len(x) / DRAWN))
+    every = max(1, math.ceil(len(x) / DRAWN_SHARES))
     chosen = sorted({*range(0, len(x), every), len(x) - 1}) if len(x) else []
     below = [0.0] * len(chosen)
+    colours = {name: f"a{i % AREA_COLOURS}" for i, name in enumerate(shares)}
     parts = []
     for name, values in shares.items():
         above = [b + values[i] for b, i in zip(below, chosen, strict=True)]

@@ -54,34 +54,47 @@ class Bar:
         return sum(part.value for part in self.parts)
 
 
+def row_scale(longest: float) -> Scale:
+    """From zero to `longest`, as wide as rows of boxes are."""
+    return Scale(0.0, longest, LEFT, WIDTH - RIGHT)
+
+
+def top_of(row: int) -> float:
+    """Where the boxes of a row begin."""
+    return 12 + ROW * row
+
+
+def rows_frame(x: Scale, labels: Sequence[str], unit: str) -> tuple[list[Markup], int]:
+    """The grid, the rows' names and the unit of a chart of boxes in rows, and its height."""
+    height = 12 + ROW * len(labels) + FOOT
+    parts = upright_grid(x, 8, height - FOOT)
+    parts += [text(LEFT - 8, top_of(row) + BAR / 2 + 5, label, "tick end") for row, label in enumerate(labels)]
+    parts.append(text((LEFT + WIDTH) / 2, height - 8, unit, "label middle"))
+    return parts, height
+
+
 def bar_chart(head: Head, bars: Sequence[Bar], unit: str, limit: float | None = None, digits: int = 1) -> Figure:
     """One bar a row; with a `limit`, a line at it."""
-    height = 12 + ROW * len(bars) + FOOT
     longest = max([bar.total for bar in bars] + ([limit] if limit else []), default=1.0) or 1.0
-    x = Scale(0.0, longest * 1.04, LEFT, WIDTH - RIGHT)
-    bottom = height - FOOT
-    parts = upright_grid(x, 8, bottom)
+    x = row_scale(longest * 1.04)
+    parts, height = rows_frame(x, [bar.label for bar in bars], unit)
     for number, bar in enumerate(bars):
-        top = 12 + ROW * number
-        parts.append(text(LEFT - 8, top + BAR / 2 + 5, bar.label, "tick end"))
-        begin = 0.0
+        top, begin = top_of(number), 0.0
         for part in bar.parts:
             tip = f"{bar.label}, {part.name}: {part.value:,.{digits}f} {unit}"
             parts.append(rect(x(begin), top, x(begin + part.value) - x(begin), BAR, f"bar {part.colour}", tip))
             begin += part.value
-        words = f"{bar.total:,.{digits}f}"
-        inside = x(bar.total) > WIDTH - 130
+        inside = x(bar.total) > WIDTH - WORDS
         kind, at = ("inside end", x(bar.total) - 6) if inside else ("value", x(bar.total) + 6)
-        parts.append(text(at, top + BAR / 2 + 5, words, kind))
-    if limit is not None:
-        parts.append(line(x(limit), 4, x(limit), bottom, "limit"))
-    parts.append(text((LEFT + WIDTH) / 2, height - 8, unit, "label middle"))
+        parts.append(text(at, top + BAR / 2 + 5, f"{bar.total:,.{digits}f}", kind))
     rows = [[bar.label, part.name, part.value] for bar in bars for part in bar.parts]
-    said = "; ".join(f"{bar.label}: {bar.total:,.{digits}f} {unit}" for bar in bars)
-    said += f". The limit is {limit:,.{digits}f} {unit}." if limit is not None else "."
-    names: dict[str, str] = {part.name: part.colour for bar in bars for part in bar.parts}
-    legend = [Legend(name, colour) for name, colour in names.items()] if len(names) > 1 else []
+    said = "; ".join(f"{bar.label}: {bar.total:,.{digits}f} {unit}" for bar in bars) + "."
+    legend = list({part.name: Legend(part.name, part.colour) for bar in bars for part in bar.parts}.values())
+    if len(legend) == 1:
+        legend = []
     if limit is not None:
+        parts.append(line(x(limit), 4, x(limit), height - FOOT, "limit"))
+        said += f" The limit is {limit:,.{digits}f} {unit}."
         legend.append(Legend(f"limit {limit:,.0f} {unit}", "limit"))
     return figure(head, said, parts, Table(("row", "part", unit), rows), legend, height)
 

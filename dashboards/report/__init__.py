@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dashboards.report.budgets import budgets
 from dashboards.report.compare import write_comparison
-from dashboards.report.curves import evaluation, system, training
 from dashboards.report.data import RunData, read_run
-from dashboards.report.evidence import audit, provenance, reproduce
-from dashboards.report.losses import losses
+from dashboards.report.findings import against_baseline, audit, provenance, reasons, reproduce, seeds
 from dashboards.report.page import Header, Section, moment, or_refused, write_page
-from dashboards.report.verdict import against_baseline, reasons, seeds
+from dashboards.report.pictures import budgets, evaluation, losses, machines, training
 from golf_core.log_text import duration
 
 __all__ = ["write_comparison", "write_run_report"]
@@ -26,7 +23,7 @@ SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
     "Where the losses lie": losses,
     "Budgets": budgets,
     "Audit": audit,
-    "Machines": system,
+    "Machines": machines,
     "Provenance": provenance,
     "How to reproduce": reproduce,
 }
