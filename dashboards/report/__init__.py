@@ -8,7 +8,7 @@ from pathlib import Path
 from dashboards.report.compare import write_comparison
 from dashboards.report.data import RunData, read_run
 from dashboards.report.findings import against_baseline, audit, provenance, reasons, reproduce, seeds
-from dashboards.report.page import Header, Section, moment, or_refused, write_page
+from dashboards.report.page import Header, Section, moment, refused, write_page
 from dashboards.report.pictures import budgets, evaluation, losses, machines, training
 from golf_core.log_text import duration
 
@@ -31,8 +31,9 @@ SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
 
 def write_run_report(folder: Path, path: Path) -> Path:
     """Write the report of the run in `folder` to `path`. Raises `ConfigError` where there is no result to report."""
-    run = or_refused(folder, lambda: read_run(folder))
-    top = or_refused(folder, lambda: _header(run))
+    with refused(folder):
+        run = read_run(folder)
+        top = _header(run)
     return write_page(path, top, SECTIONS, run)
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from dashboards.charts import Figure, Head, Legend, Row, Rule, Table, dot_chart
 from dashboards.charts.paper import bounds, figure, frame, line
 from dashboards.report.data import RunData, SeedData
-from dashboards.report.page import Block, Cell, Cells, Code, Column, Section, grid, moment, short_p
+from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, moment, seed_figures, short_p
 from golf_core.config import leaves
 from orchestrator.claim.columns import columns_in, summary_of
 from orchestrator.claim.statistics import ALPHA, MARGIN_NATS, gain_bound, summarize
@@ -40,7 +40,7 @@ def seeds(run: RunData) -> Section:
     rows: list[Cells] = []
     for seed in results:
         status = Cell(seed.status, None, "is-fails" if seed.status == "failed" else "")
-        rows.append([str(seed.seed), status, *((column.of(seed), column.digits) for column in shown)])
+        rows.append([str(seed.seed), status, *seed_figures(seed, shown)])
     done = [seed for seed in results if seed.status == "finished"]
     summaries = [(column, summary_of(column, results)) for column in shown]
     means: Cells = [(s.mean if s else None, column.digits) for column, s in summaries]
@@ -214,5 +214,6 @@ def reproduce(run: RunData) -> Section:
         f"golf reproduce {folder}/package # all of it again, compared figure by figure",
         f"golf audit {folder}             # the evaluation as a black box, as closely as you like",
     ]
+    commands = Markup('<pre tabindex="0"><code>{}</code></pre>').format("\n".join(lines))
     lead = "On a machine that has the data: the same seed on as many ranks gives the same figures."
-    return Section("reproduce", "How to reproduce", lead, [Code(tuple(lines))])
+    return Section("reproduce", "How to reproduce", lead, [commands])

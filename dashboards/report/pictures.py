@@ -21,8 +21,8 @@ from dashboards.charts import (
     bar_chart,
     line_chart,
 )
+from dashboards.charts.kinds import BAR, row_scale, rows_frame, top_of
 from dashboards.charts.paper import figure, rect
-from dashboards.charts.rows import BAR, row_scale, rows_frame, top_of
 from dashboards.pages import SKIP
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Section, moment
