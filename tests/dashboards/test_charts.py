@@ -12,23 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.charts import (
+from dashboards.charts.kinds import (
     Axes,
     Bar,
-    Figure,
-    Head,
     Line,
     Part,
     Row,
     Rule,
-    Table,
     area_chart,
     bar_chart,
     dot_chart,
     line_chart,
+    thinned,
 )
-from dashboards.charts.kinds import thinned
-from dashboards.charts.paper import Scale, bounds, even_ticks, log_ticks, shown
+from dashboards.charts.paper import Figure, Head, Scale, Table, bounds, even_ticks, log_ticks, shown
 from golf_core.strict_json import printable
 
 HEAD, AXES = Head("i", "t"), Axes("x", "y")
