@@ -9,7 +9,7 @@ import io
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,17 +172,19 @@ def _title(state: RunState) -> RenderableType:
     line = Text(printable(state.run_id), "bold")
     line.append(f"  {state.status}", STYLES[state.status])
     line.append(f"  {duration(state.seconds)}")
+    facts = [("gang", f"{_named(seeds)} on {printable(node)}") for node, seeds in gangs.items()]
+    facts += [("queue", _named(queue)), ("hardware", printable(state.view.hardware)), ("cost", _cost(state))]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    for node, seeds in gangs.items():
-        grid.add_row("gang", Text(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} on {printable(node)}"))
-    if queue:
-        grid.add_row("queue", Text(f"seed{'s' if len(queue) > 1 else ''} {', '.join(queue)}"))
-    if state.view.hardware:
-        grid.add_row("hardware", Text(printable(state.view.hardware)))
-    grid.add_row("cost", Text(_cost(state)))
+    for name, fact in facts:
+        if fact:
+            grid.add_row(name, Text(fact))
     return Group(line, grid, Text(""))
+
+
+def _named(seeds: Sequence[str]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
 
 
 def _seeds_table(seeds: Sequence[SeedView]) -> Table:
@@ -252,20 +254,16 @@ def _load(seed: SeedView) -> tuple[str, str]:
     if system is None:
         return "-", "-"
     parts: Sequence[System | Gpu] = system.gpus or (system,)
-    used, whole = _sum(part.memory_mib for part in parts), _sum(part.memory_total_mib for part in parts)
+    used, whole = _sum([part.memory_mib for part in parts]), _sum([part.memory_total_mib for part in parts])
     load = _sum([gpu.utilisation_percent for gpu in system.gpus] or [system.cpu_percent])
     memory = "-" if used is None or whole is None else f"{used / MIB_PER_GIB:.1f}/{whole / MIB_PER_GIB:.0f}G"
     return memory, "-" if load is None else f"{'GPU' if system.gpus else 'CPU'} {load / len(parts):.0f}%"
 
 
-def _sum(figures: Iterable[float | None]) -> float | None:
+def _sum(figures: Sequence[float | None]) -> float | None:
     """None where one of them is not known."""
-    total = 0.0
-    for figure in figures:
-        if figure is None:
-            return None
-        total += figure
-    return total
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None
 
 
 # --- plain lines ----------------------------------------------------------------------------------
@@ -300,27 +298,27 @@ class _Follower:
     _read: dict[tuple[int, int], Tail] = field(default_factory=dict)
     _begun: bool = False
 
-    def new_lines(self, attempts: Iterable[AttemptView]) -> Iterator[str]:
-        attempts = tuple(attempts)
+    def new_lines(self, attempts: Sequence[AttemptView]) -> Iterator[str]:
         logs = {(attempt.seed, attempt.number): attempt.log for attempt in attempts}
         for attempt in attempts:
             key = (attempt.seed, attempt.number)
-            first = not self._begun and key not in self._read
-            if first and not attempt.newest:
-                self._read[key] = Tail(attempt.log, sys.maxsize)  # over and done with before the watch began
             if key not in self._read:
-                earlier = logs.get((attempt.seed, attempt.number - 1))
-                told = _taken_over(earlier, attempt.log) if earlier is not None and self._begun else 0
+                if self._begun:
+                    told = _taken_over(logs.get((attempt.seed, attempt.number - 1)), attempt.log)
+                else:  # one that is not the newest was over and done with before the watch began
+                    told = 0 if attempt.newest else sys.maxsize
                 self._read[key] = Tail(attempt.log, told)
             tail = self._read[key]
             tail.path = attempt.log  # where it is kept when the next attempt's has taken its place
             lines = [line for event in tail.events() if (line := _told(event, attempt)) is not None]
-            yield from lines[-TAIL_LINES:] if first else lines
+            yield from lines if self._begun else lines[-TAIL_LINES:]
         self._begun = True
 
 
-def _taken_over(earlier: Path, log: Path) -> int:
+def _taken_over(earlier: Path | None, log: Path) -> int:
     """Bytes at the beginning of `log` that come from the log of the attempt before: they have been told."""
+    if earlier is None:
+        return 0
     try:
         with open_plain(earlier) as old, open_plain(log) as new:
             pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))

@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.charts import Axes, Figure, Head, Line, Rule, line_chart
+from dashboards.charts.kinds import Axes, Line, Rule, line_chart
+from dashboards.charts.paper import Figure, Head
+from dashboards.commands import REPORT
 from dashboards.live import Damaged, RunState
 from dashboards.pages import SKIP, seed_colour
 from golf_core.log_text import duration
@@ -46,7 +48,7 @@ def run_page(run: RunState, mlflow: MlflowLook) -> dict[str, Any]:
         "charts": _charts(run),
         "gangs": _gangs(run),
         "mlflow": mlflow.of(run.view),
-        "has_report": (run.view.folder / "report.html").is_file(),
+        "has_report": (run.view.folder / REPORT).is_file(),
     }
 
 
@@ -182,10 +184,12 @@ def _gangs(state: RunState) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for seed in state.seeds:
         if seed.status in ("running", "starting"):
-            where = " on ".join(filter(None, (printable(seed.hardware), printable(seed.node)))) or "being placed"
-            rows.append((f"seed {seed.seed}", seed.status, where))
+            place = " on ".join(filter(None, (printable(seed.hardware), printable(seed.node)))) or "being placed"
         elif seed.status == "queued":
-            rows.append((f"seed {seed.seed}", seed.status, f"waits for room: {each}"))
+            place = f"waits for room: {each}"
+        else:
+            continue
+        rows.append((f"seed {seed.seed}", seed.status, place))
     return rows
 
 
@@ -197,17 +201,13 @@ def _condition(condition: Condition, state: RunState) -> tuple[str, str, str, st
 
 
 def _charts(state: RunState) -> list[Figure]:
-    baseline = state.view.job.baseline
-    losses = _lines(state, lambda seed: seed.loss_series)
-    scores = _lines(state, lambda seed: seed.bpb_series)
-    charts = []
-    if losses:
+    baseline, charts = state.view.job.baseline, []
+    if losses := _lines(state, lambda seed: seed.loss_series):
         charts.append(line_chart(Head("loss", "Training loss"), Axes("step", "nats a token", SKIP), losses))
-    if scores:
+    if scores := _lines(state, lambda seed: seed.bpb_series):
         rules = [Rule(baseline.mean_bpb, "baseline")] if baseline is not None else []
-        charts.append(
-            line_chart(Head("bpb", "Running BPB"), Axes("chunk", "bits per byte so far", SKIP), scores, rules)
-        )
+        axes = Axes("chunk", "bits per byte so far", SKIP)
+        charts.append(line_chart(Head("bpb", "Running BPB"), axes, scores, rules))
     return charts
 
 

@@ -8,7 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
-from dashboards.charts import Axes, Figure, Head, Line, Row, Rule, dot_chart, line_chart
+from dashboards.charts.kinds import Axes, Line, Row, Rule, dot_chart, line_chart
+from dashboards.charts.paper import Figure, Head
 from dashboards.report.data import RunData, read_run
 from dashboards.report.page import Block, Cells, Header, Section, grid, refused, seed_figures, short_p, write_page
 from golf_core.config import leaves

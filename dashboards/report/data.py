@@ -157,21 +157,17 @@ def _curve(events: Sequence[Event], kind: type[TrainStep | Validation], names: S
 def _system(events: Sequence[Event]) -> Curve:
     """Samples of the machine, `minutes` since the first; figures of all GPUs together."""
     samples = [event for event in events if isinstance(event, System)]
-    rows = []
-    for sample in samples:
-        use = [gpu.utilisation_percent for gpu in sample.gpus if gpu.utilisation_percent is not None]
-        memory = [gpu.memory_mib for gpu in sample.gpus if gpu.memory_mib is not None]
-        rows.append(
-            {
-                "minutes": (sample.time - samples[0].time) / 60,
-                "cpu_percent": sample.cpu_percent,
-                "memory_mib": sample.memory_mib,
-                "gpu_percent": sum(use) / len(use) if use else None,
-                "gpu_memory_mib": sum(memory) if memory else None,
-            }
-        )
-    names = ("minutes", "cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib")
-    return Curve({n: tuple(math.nan if (v := row[n]) is None else float(v) for row in rows) for n in names})
+    use = [[u for gpu in s.gpus if (u := gpu.utilisation_percent) is not None] for s in samples]
+    memory = [[m for gpu in s.gpus if (m := gpu.memory_mib) is not None] for s in samples]
+    return Curve(
+        {
+            "minutes": tuple((s.time - samples[0].time) / 60 for s in samples),
+            "cpu_percent": tuple(math.nan if s.cpu_percent is None else s.cpu_percent for s in samples),
+            "memory_mib": tuple(math.nan if s.memory_mib is None else s.memory_mib for s in samples),
+            "gpu_percent": tuple(sum(each) / len(each) if each else math.nan for each in use),
+            "gpu_memory_mib": tuple(sum(each) if each else math.nan for each in memory),
+        }
+    )
 
 
 def _spans(events: Sequence[Event]) -> Iterator[Span]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from dashboards.charts import Figure, Head, Legend, Row, Rule, Table, dot_chart
-from dashboards.charts.paper import bounds, figure, frame, line
+from dashboards.charts.kinds import Row, Rule, dot_chart
+from dashboards.charts.paper import Figure, Head, Legend, Table, bounds, figure, frame, line
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Cell, Cells, Column, Section, grid, moment, seed_figures, short_p
 from golf_core.config import leaves

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
-from dashboards.charts import Figure
+from dashboards.charts.paper import Figure
 from dashboards.pages import MADE_UP, base_css, templates_of, text_of
 from golf_core.errors import ConfigError
 from golf_core.files import write_text

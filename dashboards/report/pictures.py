@@ -7,22 +7,9 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from dashboards.charts import (
-    Axes,
-    Bar,
-    Figure,
-    Head,
-    Legend,
-    Line,
-    Part,
-    Rule,
-    Table,
-    area_chart,
-    bar_chart,
-    line_chart,
-)
-from dashboards.charts.kinds import BAR, row_scale, rows_frame, top_of
-from dashboards.charts.paper import figure, rect
+from dashboards.charts import kinds
+from dashboards.charts.kinds import Axes, Bar, Line, Part, Rule, area_chart, bar_chart, line_chart
+from dashboards.charts.paper import Figure, Head, Legend, Table, figure, rect
 from dashboards.pages import SKIP
 from dashboards.report.data import RunData, SeedData
 from dashboards.report.page import Block, Section, moment
@@ -291,8 +278,8 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
     """The phases of each seed's last attempt along the clock."""
     begin = min(span.began for s in seeds for span in s.spans)
     end = max(span.ended for s in seeds for span in s.spans)
-    x = row_scale(max((end - begin) / 60, 1e-6))
-    parts, height = rows_frame(x, [s.label for s in seeds], "minutes")
+    x = kinds.row_scale(max((end - begin) / 60, 1e-6))
+    parts, height = kinds.rows_frame(x, [s.label for s in seeds], "minutes")
     rows, legend = [], {}
     for number, seed in enumerate(seeds):
         for span in seed.spans:
@@ -300,7 +287,7 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
             legend[span.name] = Legend(span.name, colour)
             left, right = (x((at - begin) / 60) for at in (span.began, span.ended))
             tip = f"{seed.label}, {span.name}: {span.ended - span.began:.1f} s"
-            parts.append(rect(left, top_of(number), max(right - left, 1.0), BAR, f"bar {colour}", tip))
+            parts.append(rect(left, kinds.top_of(number), max(right - left, 1.0), kinds.BAR, f"bar {colour}", tip))
             rows.append([seed.result.seed, span.name, round(span.began - begin, 3), round(span.ended - begin, 3)])
     said = "; ".join(
         f"{s.label}: " + ", ".join(f"{span.name} {span.ended - span.began:.0f} s" for span in s.spans) for s in seeds
