@@ -49,7 +49,6 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     colour: str
-    dashed: bool = False
     points: bool = False
     """Mark every point."""
 
@@ -93,12 +92,12 @@ def line_chart(
     near = [rule for rule in rules if _near(rule.value, ys)]
     paper = frame(x_range, bounds([*ys, *(r.value for r in near)]), axes.x_label, axes.y_label, axes.log_x)
     parts = [paper.axes()]
-    parts += [_rule(paper, rule) for rule in near]
+    parts += [part for rule in near for part in _rule(paper, rule)]
     parts += [_curve(paper, curve) for curve in lines]
     parts.append(line(0, 0, 0, 0, "cross"))
     table = table or _table(lines, axes.x_label, digits)
     if legend is None:
-        legend = [Legend(curve.name, curve.colour, curve.dashed) for curve in lines]
+        legend = [Legend(curve.name, curve.colour) for curve in lines]
     return figure(head, _said(lines, axes.y_label), parts, table, legend, x=paper.x)
 
 
@@ -109,31 +108,23 @@ def _near(value: float, ys: Sequence[float]) -> bool:
     return low - room <= value <= high + room
 
 
-def _rule(paper: Frame, rule: Rule) -> Markup:
-    at = paper.y(rule.value)
-    return join(
-        [
-            line(paper.x.begin, at, paper.x.end, at, "rule"),
-            text(paper.x.end - 4, at - 5, rule.label, "note end"),
-        ]
-    )
+def _rule(paper: Frame, rule: Rule) -> list[Markup]:
+    at, x = paper.y(rule.value), paper.x
+    return [line(x.begin, at, x.end, at, "rule"), text(x.end - 4, at - 5, rule.label, "note end")]
 
 
 def _curve(paper: Frame, curve: Line) -> Markup:
-    points = list(zip(curve.x, curve.y, strict=True))
+    points = zip(curve.x, curve.y, strict=True)
     sound = [(x, y) for x, y in points if math.isfinite(y) and (x > 0 or not paper.x.log)]
-    pieces = []
-    last = None
-    for x, y in thinned(sound):
-        place = f"{paper.x(x):.1f} {paper.y(y):.1f}"
-        pieces.append(f"{'L' if last is not None else 'M'}{place}")
-        last = place
-    kind = f"curve {curve.colour}" + (" dashed" if curve.dashed else "")
-    drawn = [Markup("<path class='{}' d='{}'/>").format(kind, "".join(pieces))]
+    drawn = [Markup("<path class='curve {}' d='{}'/>").format(curve.colour, _path(paper, thinned(sound)))]
     if curve.points or len(sound) == 1:
         mark = Markup("<circle class='mark {}' cx='{:.1f}' cy='{:.1f}' r='3'/>")
         drawn += [mark.format(curve.colour, paper.x(x), paper.y(y)) for x, y in sound]
     return join(drawn)
+
+
+def _path(paper: Frame, points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{paper.x(x):.1f} {paper.y(y):.1f}" for x, y in points) if points else ""
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = DRAWN_POINTS) -> list[tuple[float, float]]:
@@ -170,14 +161,12 @@ def area_chart(head: Head, x_label: str, x: Sequence[float], shares: Mapping[str
     paper = frame(x_range, (0.0, 1.0), x_label, "share")
     every = max(1, math.ceil(len(x) / DRAWN_SHARES))
     chosen = sorted({*range(0, len(x), every), len(x) - 1}) if len(x) else []
-    below = [0.0] * len(chosen)
+    below = [(x[i], 0.0) for i in chosen]
     colours = {name: f"a{i % AREA_COLOURS}" for i, name in enumerate(shares)}
     parts = []
     for name, values in shares.items():
-        above = [b + values[i] for b, i in zip(below, chosen, strict=True)]
-        there = [f"{paper.x(x[i]):.1f} {paper.y(v):.1f}" for i, v in zip(chosen, above, strict=True)]
-        back = [f"{paper.x(x[i]):.1f} {paper.y(v):.1f}" for i, v in zip(chosen, below, strict=True)][::-1]
-        path = "M" + "L".join(there + back) + "Z" if there else ""
+        above = [(at, y + values[i]) for (at, y), i in zip(below, chosen, strict=True)]
+        path = _path(paper, [*above, *reversed(below)]) + ("Z" if above else "")
         tip = f"{name}: {values[-1]:.4f} at the end" if len(values) else name
         area = Markup("<path class='area {}' d='{}'><title>{}</title></path>")
         parts.append(area.format(colours[name], path, tip))
@@ -277,7 +266,6 @@ def dot_chart(
     unit: str,
     rules: Sequence[Rule] = (),
     legend: Sequence[Legend] = (),
-    digits: int = 5,
 ) -> Figure:
     """Rows of dots with intervals; `rules` are upright lines that all rows are compared with."""
     values = [v for row in rows for v in (*row.dots, *(row.interval or ())) if math.isfinite(v)]
@@ -295,16 +283,16 @@ def dot_chart(
         at = HEAD + ROW * number + ROW / 2
         parts.append(text(DOTS_LEFT - 10, at + 5, row.label, "tick end"))
         if row.interval is not None:
-            parts += _interval(x, at, row, digits)
+            parts += _interval(x, at, row)
         for value in row.dots:
             kind = f"dot {row.colour}" + (" hollow" if row.hollow else "")
             dot = Markup("<circle class='{}' cx='{:.1f}' cy='{:.1f}' r='5'><title>{}</title></circle>")
-            parts.append(dot.format(kind, x(value), at, f"{row.label}: {value:.{digits}f} {unit}"))
+            parts.append(dot.format(kind, x(value), at, f"{row.label}: {value:.5f} {unit}"))
         low, high = row.interval or (None, None)
         table += [[row.label, value, low, high, row.interval_name] for value in row.dots]
     parts.append(text((x.begin + x.end) / 2, height - 8, unit, "label middle"))
-    said = "; ".join(f"{row.label} {', '.join(f'{v:.{digits}f}' for v in row.dots)}" for row in rows)
-    said += "".join(f"; {rule.label} {rule.value:.{digits}f}" for rule in rules)
+    said = "; ".join(f"{row.label} {', '.join(f'{v:.5f}' for v in row.dots)}" for row in rows)
+    said += "".join(f"; {rule.label} {rule.value:.5f}" for rule in rules)
     columns = ("row", unit, "low", "high", "interval")
     return figure(head, said + ".", parts, Table(columns, table), legend, height)
 
@@ -324,10 +312,10 @@ def _rules(x: Scale, rules: Sequence[Rule], bottom: float) -> list[Markup]:
     return parts
 
 
-def _interval(x: Scale, at: float, row: Row, digits: int) -> list[Markup]:
+def _interval(x: Scale, at: float, row: Row) -> list[Markup]:
     assert row.interval is not None
     low, high = row.interval
-    tip = f"{row.interval_name}: {_end(low, digits)} to {_end(high, digits)}"
+    tip = f"{row.interval_name}: {_end(low)} to {_end(high)}"
     bar = Markup("<line class='interval {}' x1='{:.1f}' x2='{:.1f}' y1='{:.1f}' y2='{:.1f}'><title>{}</title></line>")
     parts = [bar.format(row.colour, x(max(low, x.low)), x(min(high, x.high)), at, at, tip)]
     for end in (low, high):
@@ -341,5 +329,5 @@ def _interval(x: Scale, at: float, row: Row, digits: int) -> list[Markup]:
     return parts
 
 
-def _end(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "without end"
+def _end(value: float) -> str:
+    return f"{value:.5f}" if math.isfinite(value) else "without end"

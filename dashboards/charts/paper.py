@@ -47,7 +47,6 @@ class Legend:
 
     label: str
     colour: str
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,8 @@ def shown(value: float) -> str:
     size = abs(value)
     if size >= 1e9 or size < 1e-4:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    for unit, letter in ((1e6, "M"), (1e4, "k")):
-        if size >= unit:
-            return f"{value / (1e6 if letter == 'M' else 1e3):.10g}{letter}"
+    if size >= 1e4:
+        return f"{value / 1e6:.10g}M" if size >= 1e6 else f"{value / 1e3:.10g}k"
     return f"{value:.10g}" if size >= 1000 else f"{value:.6g}"
 
 
@@ -236,12 +234,10 @@ def text(x: float, y: float, words: str, kind: str) -> Markup:
     return Markup("<text x='{:.1f}' y='{:.1f}' class='{}'>{}</text>").format(x, y, kind, words)
 
 
-def rect(x: float, y: float, width: float, height: float, kind: str, tip: str = "") -> Markup:
+def rect(x: float, y: float, width: float, height: float, kind: str, tip: str) -> Markup:
     """A box of class `kind`; `tip` is shown when it is pointed at."""
-    inner = Markup("<title>{}</title>").format(tip) if tip else Markup("")
-    return Markup("<rect x='{:.1f}' y='{:.1f}' width='{:.2f}' height='{:.1f}' class='{}'>{}</rect>").format(
-        x, y, max(width, 0.0), height, kind, inner
-    )
+    box = Markup("<rect x='{:.1f}' y='{:.1f}' width='{:.2f}' height='{:.1f}' class='{}'><title>{}</title></rect>")
+    return box.format(x, y, max(width, 0.0), height, kind, tip)
 
 
 def join(parts: Sequence[Markup]) -> Markup:

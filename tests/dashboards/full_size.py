@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, finished
-from run_builders import STAGE_FILES, T0, begin_run, begin_seed, finish_run
+from run_builders import T0, begin_run, begin_seed, finish_run, finish_seed
 
 from golf_core import strict_json
 from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
 from golf_core.events import Chunk, Event, Gpu, JsonLinesLog, PhaseFinished, PhaseStarted, System, TrainStep, Validation
-from golf_core.files import sha256
 from golf_core.results import ChunkRecord, DataRecord
 from orchestrator.folder.layout import AUDIT, DATA, LOG, RESULT
-from orchestrator.folder.ledger import figures_of
 from orchestrator.folder.results import RunResult, SeedResult
 
 SEEDS = (42, 1337, 2024)
@@ -35,18 +33,8 @@ def full_run(folder: Path, steps: int = 6000, chunks: int = 1893, seeds: tuple[i
     results = []
     for number, (seed, bpb) in enumerate(zip(seeds, CANDIDATE, strict=False)):
         place = begin_seed(folder, ledger, seed)
-        made = _seed(place, seed, bpb, steps, chunks, T0 + 1500 * number)
-        for stage, names in STAGE_FILES.items():
-            for name in names:
-                if not (place / name).exists():
-                    (place / name).write_bytes(f"{stage} {name} {seed}".encode())
-            files = {name: sha256(place / name) for name in names}
-            ledger.append(
-                "stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures_of(made, stage)
-            )
-        strict_json.save(made, place / RESULT)
-        ledger.append("seed_finished", seed=seed, attempt=1, status="finished")
-        results.append(made)
+        finish_seed(folder, ledger, seed, bpb)
+        results.append(_seed(place, seed, bpb, steps, chunks, T0 + 1500 * number))
     return finish_run(folder, ledger, tuple(results))
 
 
@@ -69,7 +57,9 @@ def _seed(place: Path, seed: int, bpb: float, steps: int, chunks: int, began: fl
         finished(seed, bpb).export, bytes_by_group={"attention": 6_000_000, "mlp": 9_000_000, "embeddings": 705_672}
     )  # type: ignore[type-var]
     result = finished(seed, bpb, evaluate=evaluated, audit=audit_record(), export=exported)
-    return replace(result, started=began, finished=began + 1400)
+    result = replace(result, started=began, finished=began + 1400)
+    strict_json.save(result, place / RESULT)
+    return result
 
 
 def _events(random: np.random.Generator, steps: int, history: tuple[ChunkRecord, ...], began: float) -> list[Event]:
