@@ -74,11 +74,6 @@ class Damaged:
     reason: str
 
 
-def damaged(folder: Path, error: Exception) -> Damaged:
-    """A run that `error` keeps from being read; the sentence leaves the folder out, whose name stands beside it."""
-    return Damaged(folder.name, printable(str(error)).replace(f"{folder}/", "").replace(f"{folder}: ", ""))
-
-
 def state_of(reader: RunReader) -> RunState:
     """The run as it stands now. Raises `ConfigError` where the folder is not a run's."""
     view = reader.view
@@ -186,12 +181,13 @@ class _Watched:
                     self._last = time.monotonic(), stamp, state_of(self._reader)
                 return self._last[2]
             except (GolfError, OSError) as error:
-                found = damaged(self._folder, error)
+                # The folder's name stands beside the sentence.
+                reason = printable(str(error)).replace(f"{self._folder}/", "").replace(f"{self._folder}: ", "")
             except MADE_UP as error:
                 # A made-up figure that no reader foresaw: the other runs are shown all the same.
-                found = Damaged(self._folder.name, f"holds figures that cannot be read ({type(error).__name__})")
+                reason = f"holds figures that cannot be read ({type(error).__name__})"
             self._last, self._reader = None, RunReader(self._folder)
-            return found
+            return Damaged(self._folder.name, reason)
 
     @staticmethod
     def _good_enough(last: tuple[float, tuple[int, int], RunState]) -> bool:

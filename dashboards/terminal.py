@@ -21,8 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.live import Damaged, RunState, damaged, state_of
-from golf_core.errors import ConfigError, GolfError
+from dashboards.live import Damaged, Registry, RunState, state_of
+from golf_core.errors import ConfigError
 from golf_core.events import Event, Gpu, System
 from golf_core.files import open_plain
 from golf_core.log_text import describe, duration
@@ -88,15 +88,15 @@ def watch_run(folder: Path, once: bool) -> int:
 
 def list_runs(output: Path) -> None:
     """Print the runs in the folder `output`, the newest first; one that cannot be read is listed with the reason."""
-    console = _console()
-    folders = find_runs(output)
-    if not folders:
+    console, registry = _console(), Registry(output)
+    runs = [run for folder in find_runs(output) if (run := registry.one(folder.name)) is not None]
+    if not runs:
         line = f"no runs in {printable(str(output))}; golf run with a job file makes one"
         console.print(Text(line), soft_wrap=True)
         return
     if not console.is_terminal:  # a file has room for whole lines
         console = Console(width=max(console.width, WIDE + 40))
-    console.print(runs_table([_state_or_damage(folder) for folder in folders], console.width >= WIDE))
+    console.print(runs_table(runs, console.width >= WIDE))
 
 
 def look(reader: RunReader) -> RunState:
@@ -344,13 +344,6 @@ def _ending(seed: SeedView) -> str:
 
 
 # --- a list ---------------------------------------------------------------------------------------
-
-
-def _state_or_damage(folder: Path) -> RunState | Damaged:
-    try:
-        return look(RunReader(folder))
-    except (GolfError, OSError) as error:
-        return damaged(folder, error)
 
 
 def runs_table(runs: Sequence[RunState | Damaged], wide: bool) -> Table:
