@@ -90,8 +90,8 @@ def _scores(a: RunData, b: RunData) -> Section:
     one, other = _bpbs(a, CLAIMED), _bpbs(b, CLAIMED)
     if one and other:
         drawn = [
-            Row("first", tuple(one), "s0", summarize(one).ci95, "95 % t interval of the mean"),
-            Row("second", tuple(other), "s1", summarize(other).ci95, "95 % t interval of the mean"),
+            Row(name, tuple(bpbs), colour, summarize(bpbs).ci95, "95 % t interval of the mean")
+            for name, bpbs, colour in (("first", one, "s0"), ("second", other, "s1"))
         ]
         means = (Rule(fmean(one), "mean of the first"),)
         blocks.append(dot_chart(Head("compare-dots", "Each seed's BPB"), drawn, "bits per byte, mixture", means))

@@ -74,11 +74,6 @@ class Section:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def kind_of(block: Block) -> str:
-    """Which kind of block it is, for the template."""
-    return type(block).__name__
-
-
 @contextmanager
 def refused(folder: Path) -> Iterator[None]:
     """A `ConfigError` for figures of the run in `folder` without which there is no page."""
@@ -152,16 +147,18 @@ def write_page(path: Path, header: Header, sections: Mapping[str, Callable[..., 
     The page has no network, no frame and no script but its own: a policy in its head says so to the browser.
     """
     made = [_built(title, section, *runs) for title, section in sections.items()]
-    environment = templates_of(FILES)
-    environment.filters["kind"] = kind_of
     script, style = text_of(FILES, "templates", "page.js"), base_css() + text_of(FILES, "templates", "page.css")
-    page = environment.get_template("page.html.j2").render(
-        header=header,
-        sections=[section for section in made if section is not None],
-        # They are our own files, and hold no end of their element.
-        script=Markup(script),
-        style=Markup(style),
-        policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:",
+    page = (
+        templates_of(FILES)
+        .get_template("page.html.j2")
+        .render(
+            header=header,
+            sections=[section for section in made if section is not None],
+            # They are our own files, and hold no end of their element.
+            script=Markup(script),
+            style=Markup(style),
+            policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:",
+        )
     )
     write_text(path, page)
     return path

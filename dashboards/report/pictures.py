@@ -31,7 +31,7 @@ EVALUATION_COLOURS = {"loading": "a6", "scoring": "a1", "mixing": "a2", "adaptat
 
 def training(run: RunData) -> Section | None:
     """Loss, speed and validation, all seeds overlaid."""
-    trained = [seed for seed in run.seeds if len(seed.steps)]
+    trained = [seed for seed in run.seeds if seed.steps["step"]]
     if not trained:
         return None
     blocks: list[Block] = [
@@ -44,7 +44,7 @@ def training(run: RunData) -> Section | None:
     checked = [
         Line(s.label, s.validations["step"], s.validations["val_bpb"], s.colour, points=True)
         for s in trained
-        if len(s.validations) > 1
+        if len(s.validations["step"]) > 1
     ]
     if checked:
         head = Head("validation", "Validation while training")
@@ -302,7 +302,7 @@ def _timeline(seeds: Sequence[SeedData]) -> Figure:
 
 def machines(run: RunData) -> Section | None:
     """What the machines were doing."""
-    sampled = [seed for seed in run.seeds if len(seed.system) > 1]
+    sampled = [seed for seed in run.seeds if len(seed.system["minutes"]) > 1]
     if not sampled:
         return None
     series = (

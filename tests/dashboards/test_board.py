@@ -43,7 +43,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def address(output: Path) -> Iterator[str]:
-    with board(output, free_port()) as address:
+    with board(output) as address:
         yield address
 
 
@@ -245,7 +245,7 @@ def test_nothing_else_is_found(address: str, path: str) -> None:
 
 def test_a_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
     full_run(tmp_path / "whole", steps=10, chunks=9, seeds=(42,))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         assert get(f"{address}/runs/whole/report")[0] == 404
         os.mkfifo(tmp_path / "whole" / "report.html")
         assert get(f"{address}/runs/whole/report")[0] == 404, "no plain file"
@@ -258,7 +258,7 @@ def test_a_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
 
 def test_no_runs(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing"):
-        with board(place, free_port()) as address:
+        with board(place) as address:
             assert "There are no runs yet" in get(address)[1]
             assert json.loads(get(f"{address}/api/runs")[1]) == []
 
@@ -270,7 +270,7 @@ def test_a_run_that_was_gone_on_with(tmp_path: Path) -> None:
     begin_seed(folder, ledger, 42)
     ledger.append("run_stopped", reason="stopped by the user")
     ledger.close()
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "stopped"
         held = Ledger(folder)
         held.append("run_started", attempt=2, provenance={})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_tools import board, free_port, get, wait_for
+from board_tools import board, get, wait_for
 from browser import chromium, page  # noqa: F401
 from drawing import examples
 from hypothesis import HealthCheck, given, settings
@@ -73,7 +73,7 @@ def look(address: str) -> str:
 def test_a_damaged_file_is_one_sentence_or_left_out(tmp_path: Path, name: str, content: bytes) -> None:
     whole_run(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
         if name in ("job.json", "ledger.jsonl"):
             assert name in strict_json(get(f"{address}/api/runs/run")[1])["reason"]
@@ -107,7 +107,7 @@ def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None
         (seed,) = state_of(reader).seeds
         assert f"still here {number}" in seed.tail[-1]
         assert max(map(len, seed.tail)) <= MAX_LINE + 20
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
     ledger.close()
     assert "still here" in text and "<script>" not in text.replace('<script src="/static/board.js"', "")
@@ -125,7 +125,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """An empty folder and the address of its board."""
     folder = tmp_path_factory.mktemp("changing")
-    with board(folder, free_port()) as address:
+    with board(folder) as address:
         yield folder, address
 
 
@@ -149,7 +149,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     begin_run(tmp_path / "run").close()
     job = json.loads((tmp_path / "run" / "job.json").read_text())
     (tmp_path / "run" / "job.json").write_text(json.dumps({**job, "name": "x\ud800\x1b[31m"}))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
         listed = strict_json(get(f"{address}/api/runs")[1])
     assert len(listed) == 2
@@ -201,7 +201,7 @@ def test_outstanding_seeds_are_not_yet_failures(tmp_path: Path) -> None:
     ledger = begin_run(folder, (42, 1337, 2024))
     begin_seed(folder, ledger, 42)
     finish_seed(folder, ledger, 42, 1.115)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = get(f"{address}/runs/run")[1]
         assert text.count("… not yet") == 2 and "✗" not in text
         begin_seed(folder, ledger, 1337)
@@ -239,7 +239,7 @@ def test_screen_readers_hear_what_matters_alone(page: Any, tmp_path: Path) -> No
     page.expected = ("Failed to load resource",)
     ledger = begin_run(folder, (42,))
     place = begin_seed(folder, ledger, 42)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         page.goto(f"{address}/runs/run")
         page.evaluate(
             "window.heard = []; const status = document.querySelector('[role=status]');"
@@ -263,7 +263,7 @@ def test_screen_readers_hear_what_matters_alone(page: Any, tmp_path: Path) -> No
 
 def test_every_answer_guards_itself(tmp_path: Path) -> None:
     whole_run(tmp_path / "run", seeds=(42,))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         for place in (*PAGES, "healthz", "none", "runs/none", "static/board.js", "static/base.css", "static/none"):
             _, _, headers = get(f"{address}/{place}")
             assert headers["X-Content-Type-Options"] == "nosniff", place
@@ -312,7 +312,7 @@ def test_how_far_mlflow_has_come(tmp_path: Path) -> None:
 
 def test_no_page_waits_for_mlflow(tmp_path: Path) -> None:
     """A store that takes connections and never answers: the pages come while it is still being asked."""
-    with closing(socket.socket()) as server, board(tmp_path, free_port()) as address:
+    with closing(socket.socket()) as server, board(tmp_path) as address:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]

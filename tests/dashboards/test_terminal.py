@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,17 +272,12 @@ def in_terminal(script: str, until: str, then: Callable[[subprocess.Popen[bytes]
     os.close(its)
     seen, done = "", False
     try:
-        while True:
-            try:
-                block = os.read(mine, 65536)
-            except OSError:  # the child has closed it
-                break
-            if not block:
-                break
-            seen += block.decode("utf-8", "replace")
-            if until in seen and not done:
-                done = True
-                then(child)
+        with suppress(OSError):  # the child has closed it
+            while block := os.read(mine, 65536):
+                seen += block.decode("utf-8", "replace")
+                if until in seen and not done:
+                    done = True
+                    then(child)
         return child.wait(timeout=30), seen
     finally:
         if child.poll() is None:
