@@ -127,15 +127,13 @@ def _console() -> Console:
 def _watch_live(console: Console, reader: RunReader) -> RunState:
     state = look(reader)
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        while True:
-            over = state.status != "running"
-            if over:
-                live.vertical_overflow = "visible"  # what stays on the screen is whole
+        while state.status == "running":
             live.update(_fitting(console, state), refresh=True)
-            if over:
-                return state
             time.sleep(LOOK_EVERY_S)
             state = look(reader)
+        live.vertical_overflow = "visible"  # what stays on the screen is whole
+        live.update(_fitting(console, state), refresh=True)
+    return state
 
 
 def _fitting(console: Console, state: RunState) -> RenderableType:

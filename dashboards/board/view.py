@@ -13,6 +13,7 @@ from dashboards.charts.paper import Figure, Head
 from dashboards.commands import REPORT
 from dashboards.live import Damaged, RunState
 from dashboards.pages import SKIP, seed_colour
+from golf_core.events import System
 from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
@@ -151,11 +152,11 @@ def gpus(seed: SeedView) -> str:
 
 def machine(seed: SeedView) -> str:
     """Load and memory of a gang's machine; empty where they are not known."""
-    parts = []
-    if seed.system is not None and seed.system.cpu_percent is not None:
-        parts.append(f"CPU {seed.system.cpu_percent:.0f} %")
-    if seed.system is not None and seed.system.memory_mib is not None:
-        parts.append(f"memory {_gib(seed.system.memory_mib, seed.system.memory_total_mib)} GiB")
+    system, parts = seed.system or System(), []
+    if system.cpu_percent is not None:
+        parts.append(f"CPU {system.cpu_percent:.0f} %")
+    if system.memory_mib is not None:
+        parts.append(f"memory {_gib(system.memory_mib, system.memory_total_mib)} GiB")
     return ", ".join(parts)
 
 
