@@ -140,9 +140,7 @@ class Registry:
         """Every run: those that go on first, then the newest first."""
         found = [self.one(folder.name) for folder in find_runs(self.output)]
         with self._lock:
-            gone = [name for name, watched in self._watched.items() if not watched.is_there()]
-            for name in gone:
-                del self._watched[name]
+            self._watched = {name: watched for name, watched in self._watched.items() if watched.is_there()}
         runs = [run for run in found if run is not None]
         return sorted(runs, key=lambda run: not (isinstance(run, RunState) and run.status == "running"))
 

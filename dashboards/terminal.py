@@ -220,11 +220,11 @@ def _cells(seed: SeedView) -> Iterator[RenderableType]:
     yield Text("\n".join(_load(seed)) if seed.status == "running" else "-\n-")
 
 
+@dataclass(frozen=True)
 class Sparkline:
     """A curve in one line of blocks, from its lowest value to its highest, as wide as there is room."""
 
-    def __init__(self, values: Sequence[float]) -> None:
-        self.values = values
+    values: Sequence[float]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         levels = "_.-=*#" if options.ascii_only else "▁▂▃▄▅▆▇█"
