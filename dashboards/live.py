@@ -73,11 +73,6 @@ class Damaged:
     reason: str
 
 
-def damaged(folder: Path, error: Exception) -> Damaged:
-    """A run that `error` keeps from being read; the sentence leaves the folder out, whose name stands beside it."""
-    return Damaged(folder.name, printable(str(error)).replace(f"{folder}/", "").replace(f"{folder}: ", ""))
-
-
 def state_of(reader: RunReader) -> RunState:
     """The run as it stands now. Raises `ConfigError` where the folder is not a run's."""
     view = reader.view
@@ -144,9 +139,7 @@ class Registry:
         """Every run: those that go on first, then the newest first."""
         found = [self.one(folder.name) for folder in find_runs(self.output)]
         with self._lock:
-            gone = [name for name, watched in self._watched.items() if not watched.is_there()]
-            for name in gone:
-                del self._watched[name]
+            self._watched = {name: watched for name, watched in self._watched.items() if watched.is_there()}
         runs = [run for run in found if run is not None]
         return sorted(runs, key=lambda run: not (isinstance(run, RunState) and run.status == "running"))
 
@@ -185,12 +178,13 @@ class _Watched:
                     self._last = time.monotonic(), stamp, state_of(self._reader)
                 return self._last[2]
             except (GolfError, OSError) as error:
-                found = damaged(self._folder, error)
+                # The folder's name stands beside the sentence.
+                reason = printable(str(error)).replace(f"{self._folder}/", "").replace(f"{self._folder}: ", "")
             except MADE_UP as error:
                 # A made-up figure that no reader foresaw: the other runs are shown all the same.
-                found = Damaged(self._folder.name, f"holds figures that cannot be read ({type(error).__name__})")
+                reason = f"holds figures that cannot be read ({type(error).__name__})"
             self._last, self._reader = None, RunReader(self._folder)
-            return found
+            return Damaged(self._folder.name, reason)
 
     @staticmethod
     def _good_enough(last: tuple[float, tuple[int, int], RunState]) -> bool:

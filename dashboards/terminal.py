@@ -9,7 +9,7 @@ import io
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.live import Damaged, RunState, damaged, state_of
-from golf_core.errors import ConfigError, GolfError
+from dashboards.live import Damaged, Registry, RunState, state_of
+from golf_core.errors import ConfigError
 from golf_core.events import Event, Gpu, System
 from golf_core.files import open_plain
 from golf_core.log_text import describe, duration
@@ -88,15 +88,15 @@ def watch_run(folder: Path, once: bool) -> int:
 
 def list_runs(output: Path) -> None:
     """Print the runs in the folder `output`, the newest first; one that cannot be read is listed with the reason."""
-    console = _console()
-    folders = find_runs(output)
-    if not folders:
+    console, registry = _console(), Registry(output)
+    runs = [run for folder in find_runs(output) if (run := registry.one(folder.name)) is not None]
+    if not runs:
         line = f"no runs in {printable(str(output))}; golf run with a job file makes one"
         console.print(Text(line), soft_wrap=True)
         return
     if not console.is_terminal:  # a file has room for whole lines
         console = Console(width=max(console.width, WIDE + 40))
-    console.print(runs_table([_state_or_damage(folder) for folder in folders], console.width >= WIDE))
+    console.print(runs_table(runs, console.width >= WIDE))
 
 
 def look(reader: RunReader) -> RunState:
@@ -127,15 +127,13 @@ def _console() -> Console:
 def _watch_live(console: Console, reader: RunReader) -> RunState:
     state = look(reader)
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        while True:
-            over = state.status != "running"
-            if over:
-                live.vertical_overflow = "visible"  # what stays on the screen is whole
+        while state.status == "running":
             live.update(_fitting(console, state), refresh=True)
-            if over:
-                return state
             time.sleep(LOOK_EVERY_S)
             state = look(reader)
+        live.vertical_overflow = "visible"  # what stays on the screen is whole
+        live.update(_fitting(console, state), refresh=True)
+    return state
 
 
 def _fitting(console: Console, state: RunState) -> RenderableType:
@@ -172,17 +170,19 @@ def _title(state: RunState) -> RenderableType:
     line = Text(printable(state.run_id), "bold")
     line.append(f"  {state.status}", STYLES[state.status])
     line.append(f"  {duration(state.seconds)}")
+    facts = [("gang", f"{_named(seeds)} on {printable(node)}") for node, seeds in gangs.items()]
+    facts += [("queue", _named(queue)), ("hardware", printable(state.view.hardware)), ("cost", _cost(state))]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    for node, seeds in gangs.items():
-        grid.add_row("gang", Text(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} on {printable(node)}"))
-    if queue:
-        grid.add_row("queue", Text(f"seed{'s' if len(queue) > 1 else ''} {', '.join(queue)}"))
-    if state.view.hardware:
-        grid.add_row("hardware", Text(printable(state.view.hardware)))
-    grid.add_row("cost", Text(_cost(state)))
+    for name, fact in facts:
+        if fact:
+            grid.add_row(name, Text(fact))
     return Group(line, grid, Text(""))
+
+
+def _named(seeds: Sequence[str]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else ""
 
 
 def _seeds_table(seeds: Sequence[SeedView]) -> Table:
@@ -220,11 +220,11 @@ def _cells(seed: SeedView) -> Iterator[RenderableType]:
     yield Text("\n".join(_load(seed)) if seed.status == "running" else "-\n-")
 
 
+@dataclass(frozen=True)
 class Sparkline:
     """A curve in one line of blocks, from its lowest value to its highest, as wide as there is room."""
 
-    def __init__(self, values: Sequence[float]) -> None:
-        self.values = values
+    values: Sequence[float]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         levels = "_.-=*#" if options.ascii_only else "▁▂▃▄▅▆▇█"
@@ -252,20 +252,16 @@ def _load(seed: SeedView) -> tuple[str, str]:
     if system is None:
         return "-", "-"
     parts: Sequence[System | Gpu] = system.gpus or (system,)
-    used, whole = _sum(part.memory_mib for part in parts), _sum(part.memory_total_mib for part in parts)
+    used, whole = _sum([part.memory_mib for part in parts]), _sum([part.memory_total_mib for part in parts])
     load = _sum([gpu.utilisation_percent for gpu in system.gpus] or [system.cpu_percent])
     memory = "-" if used is None or whole is None else f"{used / MIB_PER_GIB:.1f}/{whole / MIB_PER_GIB:.0f}G"
     return memory, "-" if load is None else f"{'GPU' if system.gpus else 'CPU'} {load / len(parts):.0f}%"
 
 
-def _sum(figures: Iterable[float | None]) -> float | None:
+def _sum(figures: Sequence[float | None]) -> float | None:
     """None where one of them is not known."""
-    total = 0.0
-    for figure in figures:
-        if figure is None:
-            return None
-        total += figure
-    return total
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if len(known) == len(figures) else None
 
 
 # --- plain lines ----------------------------------------------------------------------------------
@@ -300,27 +296,27 @@ class _Follower:
     _read: dict[tuple[int, int], Tail] = field(default_factory=dict)
     _begun: bool = False
 
-    def new_lines(self, attempts: Iterable[AttemptView]) -> Iterator[str]:
-        attempts = tuple(attempts)
+    def new_lines(self, attempts: Sequence[AttemptView]) -> Iterator[str]:
         logs = {(attempt.seed, attempt.number): attempt.log for attempt in attempts}
         for attempt in attempts:
             key = (attempt.seed, attempt.number)
-            first = not self._begun and key not in self._read
-            if first and not attempt.newest:
-                self._read[key] = Tail(attempt.log, sys.maxsize)  # over and done with before the watch began
             if key not in self._read:
-                earlier = logs.get((attempt.seed, attempt.number - 1))
-                told = _taken_over(earlier, attempt.log) if earlier is not None and self._begun else 0
+                if self._begun:
+                    told = _taken_over(logs.get((attempt.seed, attempt.number - 1)), attempt.log)
+                else:  # one that is not the newest was over and done with before the watch began
+                    told = 0 if attempt.newest else sys.maxsize
                 self._read[key] = Tail(attempt.log, told)
             tail = self._read[key]
             tail.path = attempt.log  # where it is kept when the next attempt's has taken its place
             lines = [line for event in tail.events() if (line := _told(event, attempt)) is not None]
-            yield from lines[-TAIL_LINES:] if first else lines
+            yield from lines if self._begun else lines[-TAIL_LINES:]
         self._begun = True
 
 
-def _taken_over(earlier: Path, log: Path) -> int:
+def _taken_over(earlier: Path | None, log: Path) -> int:
     """Bytes at the beginning of `log` that come from the log of the attempt before: they have been told."""
+    if earlier is None:
+        return 0
     try:
         with open_plain(earlier) as old, open_plain(log) as new:
             pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
@@ -346,13 +342,6 @@ def _ending(seed: SeedView) -> str:
 
 
 # --- a list ---------------------------------------------------------------------------------------
-
-
-def _state_or_damage(folder: Path) -> RunState | Damaged:
-    try:
-        return look(RunReader(folder))
-    except (GolfError, OSError) as error:
-        return damaged(folder, error)
 
 
 def runs_table(runs: Sequence[RunState | Damaged], wide: bool) -> Table:

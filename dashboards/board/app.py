@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboards.board.mlflow_look import MlflowLook
 from dashboards.board.view import FILTERS, as_json, run_page
+from dashboards.commands import REPORT
 from dashboards.live import Damaged, Registry, RunState
 from dashboards.pages import base_css, templates_of
 from golf_core.errors import UserError
@@ -130,17 +131,13 @@ class _Board:
 
     def report(self, request: Request) -> Response:
         """The run's report, which brings its own policy."""
-        run = self._registry.one(request.path_params["run_id"])
-        try:
-            content = b"" if run is None else read_bytes(self._report_of(request), MAX_RECORD_BYTES)
-        except OSError:
-            content = b""
+        run_id, content = request.path_params["run_id"], b""
+        with suppress(OSError):
+            if self._registry.one(run_id) is not None:
+                content = read_bytes(self._registry.output / run_id / REPORT, MAX_RECORD_BYTES)
         if not content:
             return PlainTextResponse("This run has no report yet.", 404)
         return HTMLResponse(content, headers={"Content-Security-Policy": REPORT_POLICY})
-
-    def _report_of(self, request: Request) -> Path:
-        return self._registry.output / request.path_params["run_id"] / "report.html"
 
     def api_runs(self, request: Request) -> Response:
         return _json([as_json(run, series=False) for run in self._registry.all()])
@@ -181,18 +178,16 @@ def _listen(host: str, port: int | None) -> socket.socket:
     """A socket that listens; it is bound before anything is printed."""
     wanted = [port] if port is not None else [*range(DEFAULT_PORT, DEFAULT_PORT + TRIES), 0]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reason = ""
     for candidate in wanted:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, candidate))
             listening.listen(128)
+            return listening
         except (OSError, OverflowError) as error:
             listening.close()
             reason = getattr(error, "strerror", None) or str(error)
-            continue
-        return listening
     if port is None:
         raise UserError(f"--host {host}: cannot listen there ({reason}); choose an address of this machine")
     raise UserError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or host")

@@ -41,8 +41,7 @@ class MlflowLook:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted: dict[Path, tuple[float, RunView]] = {}
-        self._known: dict[Path, Standing] = {}
-        self._asked: dict[Path, float] = {}
+        self._known: dict[Path, tuple[float, Standing]] = {}
         self._thread: threading.Thread | None = None
 
     def of(self, view: RunView) -> Standing:
@@ -52,24 +51,23 @@ class MlflowLook:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="mlflow-look", daemon=True)
                 self._thread.start()
-            return self._known.get(view.folder, Standing("being asked"))
+            return self._known[view.folder][1] if view.folder in self._known else Standing("being asked")
 
     def _work(self) -> None:
         while True:
             for view in self._due():
                 standing = _ask(view)
                 with self._lock:
-                    self._known[view.folder] = standing
-                    self._asked[view.folder] = time.monotonic()
+                    self._known[view.folder] = (time.monotonic(), standing)
             time.sleep(IDLE_S)
 
     def _due(self) -> list[RunView]:
         now = time.monotonic()
         with self._lock:
             self._wanted = {f: wanted for f, wanted in self._wanted.items() if now - wanted[0] < UNTIL_FORGOTTEN_S}
-            for folder in self._known.keys() - self._wanted.keys():
-                del self._known[folder], self._asked[folder]
-            return [view for f, (_, view) in self._wanted.items() if now - self._asked.get(f, -1e9) >= ASK_EVERY_S]
+            self._known = {f: known for f, known in self._known.items() if f in self._wanted}
+            wanted = self._wanted.items()
+            return [view for f, (_, view) in wanted if f not in self._known or now - self._known[f][0] >= ASK_EVERY_S]
 
 
 def _ask(view: RunView) -> Standing:

@@ -8,9 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 from dashboards.board.mlflow_look import MlflowLook
-from dashboards.charts import Axes, Figure, Head, Line, Rule, line_chart
+from dashboards.charts.kinds import Axes, Line, Rule, line_chart
+from dashboards.charts.paper import Figure, Head
+from dashboards.commands import REPORT
 from dashboards.live import Damaged, RunState
 from dashboards.pages import SKIP, seed_colour
+from golf_core.events import System
 from golf_core.log_text import duration
 from golf_core.strict_json import printable, to_dict
 from orchestrator.folder.results import Condition
@@ -46,7 +49,7 @@ def run_page(run: RunState, mlflow: MlflowLook) -> dict[str, Any]:
         "charts": _charts(run),
         "gangs": _gangs(run),
         "mlflow": mlflow.of(run.view),
-        "has_report": (run.view.folder / "report.html").is_file(),
+        "has_report": (run.view.folder / REPORT).is_file(),
     }
 
 
@@ -149,11 +152,11 @@ def gpus(seed: SeedView) -> str:
 
 def machine(seed: SeedView) -> str:
     """Load and memory of a gang's machine; empty where they are not known."""
-    parts = []
-    if seed.system is not None and seed.system.cpu_percent is not None:
-        parts.append(f"CPU {seed.system.cpu_percent:.0f} %")
-    if seed.system is not None and seed.system.memory_mib is not None:
-        parts.append(f"memory {_gib(seed.system.memory_mib, seed.system.memory_total_mib)} GiB")
+    system, parts = seed.system or System(), []
+    if system.cpu_percent is not None:
+        parts.append(f"CPU {system.cpu_percent:.0f} %")
+    if system.memory_mib is not None:
+        parts.append(f"memory {_gib(system.memory_mib, system.memory_total_mib)} GiB")
     return ", ".join(parts)
 
 
@@ -182,10 +185,12 @@ def _gangs(state: RunState) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for seed in state.seeds:
         if seed.status in ("running", "starting"):
-            where = " on ".join(filter(None, (printable(seed.hardware), printable(seed.node)))) or "being placed"
-            rows.append((f"seed {seed.seed}", seed.status, where))
+            place = " on ".join(filter(None, (printable(seed.hardware), printable(seed.node)))) or "being placed"
         elif seed.status == "queued":
-            rows.append((f"seed {seed.seed}", seed.status, f"waits for room: {each}"))
+            place = f"waits for room: {each}"
+        else:
+            continue
+        rows.append((f"seed {seed.seed}", seed.status, place))
     return rows
 
 
@@ -197,17 +202,13 @@ def _condition(condition: Condition, state: RunState) -> tuple[str, str, str, st
 
 
 def _charts(state: RunState) -> list[Figure]:
-    baseline = state.view.job.baseline
-    losses = _lines(state, lambda seed: seed.loss_series)
-    scores = _lines(state, lambda seed: seed.bpb_series)
-    charts = []
-    if losses:
+    baseline, charts = state.view.job.baseline, []
+    if losses := _lines(state, lambda seed: seed.loss_series):
         charts.append(line_chart(Head("loss", "Training loss"), Axes("step", "nats a token", SKIP), losses))
-    if scores:
+    if scores := _lines(state, lambda seed: seed.bpb_series):
         rules = [Rule(baseline.mean_bpb, "baseline")] if baseline is not None else []
-        charts.append(
-            line_chart(Head("bpb", "Running BPB"), Axes("chunk", "bits per byte so far", SKIP), scores, rules)
-        )
+        axes = Axes("chunk", "bits per byte so far", SKIP)
+        charts.append(line_chart(Head("bpb", "Running BPB"), axes, scores, rules))
     return charts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -47,7 +47,6 @@ class Legend:
 
     label: str
     colour: str
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,9 @@ class Scale:
         share = (value - low) / (high - low) if high > low else 0.5
         return self.begin + share * (self.end - self.begin)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round figures within the range, at most `most`."""
-        return log_ticks(self.low, self.high, most) if self.log else even_ticks(self.low, self.high, most)
+    def ticks(self) -> list[float]:
+        """A few round figures within the range."""
+        return log_ticks(self.low, self.high) if self.log else even_ticks(self.low, self.high)
 
 
 def even_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -144,9 +143,8 @@ def shown(value: float) -> str:
     size = abs(value)
     if size >= 1e9 or size < 1e-4:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    for unit, letter in ((1e6, "M"), (1e4, "k")):
-        if size >= unit:
-            return f"{value / (1e6 if letter == 'M' else 1e3):.10g}{letter}"
+    if size >= 1e4:
+        return f"{value / 1e6:.10g}M" if size >= 1e6 else f"{value / 1e3:.10g}k"
     return f"{value:.10g}" if size >= 1000 else f"{value:.6g}"
 
 
@@ -163,14 +161,14 @@ class Frame:
     x_label: str
     y_label: str
 
-    def axes(self, y_text: Callable[[float], str] = shown) -> Markup:
+    def axes(self) -> Markup:
         """Grid lines, figures and labels."""
         parts = [Markup("<g class='axes' aria-hidden='true'>")]
-        for value in self.y.ticks(6):
+        for value in self.y.ticks():
             at = self.y(value)
             parts.append(line(self.x.begin, at, self.x.end, at, "grid"))
-            parts.append(text(self.x.begin - 8, at + 4, y_text(value), "tick end"))
-        for value in self.x.ticks(6):
+            parts.append(text(self.x.begin - 8, at + 4, shown(value), "tick end"))
+        for value in self.x.ticks():
             at = self.x(value)
             parts.append(line(at, self.y.begin, at, self.y.begin + 5, "axis"))
             parts.append(text(at, self.y.begin + 20, shown(value), "tick middle"))
@@ -191,26 +189,6 @@ def frame(
     return Frame(Scale(*x, LEFT, WIDTH - RIGHT, log_x), Scale(*y, HEIGHT - BOTTOM, TOP, log_y), x_label, y_label)
 
 
-def svg(
-    ident: str,
-    title: str,
-    summary: str,
-    parts: Sequence[Markup],
-    height: int = HEIGHT,
-    x: Scale | None = None,
-) -> Markup:
-    """The whole picture, with what a screen reader says of it; `x` lets figures be looked up along the axis."""
-    head = Markup(
-        "<svg class='chart' role='img' viewBox='0 0 {w} {h}' aria-labelledby='{i}-t {i}-d'{axis}>"
-        "<title id='{i}-t'>{t}</title><desc id='{i}-d'>{d}</desc>"
-    )
-    axis = Markup("")
-    if x is not None:
-        axis = Markup(" data-low='{!r}' data-high='{!r}' data-log='{:d}'").format(x.low, x.high, x.log)
-    opened = head.format(w=WIDTH, h=height, i=ident, t=title, d=summary, axis=axis)
-    return join([opened, *parts, Markup("</svg>")])
-
-
 def figure(
     head: Head,
     said: str,
@@ -220,20 +198,30 @@ def figure(
     height: int = HEIGHT,
     x: Scale | None = None,
 ) -> Figure:
-    """The chart of `parts`; `said` is what a screen reader says of it, `x` the scale of the first column of `table`."""
-    drawn = svg(head.ident, head.title, said, parts, height, x)
-    hover = None if x is None else table.columns[0]
+    """The chart of `parts`; `said` is what a screen reader says of it.
+
+    `x`, the scale of the first column of `table`, lets figures be looked up along the axis.
+    """
+    opened = Markup(
+        "<svg class='chart' role='img' viewBox='0 0 {w} {h}' aria-labelledby='{i}-t {i}-d'{axis}>"
+        "<title id='{i}-t'>{t}</title><desc id='{i}-d'>{d}</desc>"
+    )
+    axis, hover = Markup(""), None
+    if x is not None:
+        axis = Markup(" data-low='{!r}' data-high='{!r}' data-log='{:d}'").format(x.low, x.high, x.log)
+        hover = table.columns[0]
+    opened = opened.format(w=WIDTH, h=height, i=head.ident, t=head.title, d=said, axis=axis)
+    drawn = join([opened, *parts, Markup("</svg>")])
     return Figure(**vars(head), svg=drawn, table=table, legend=tuple(legend), hover=hover)
 
 
 def upright_grid(x: Scale, top: float, bottom: float) -> list[Markup]:
     """Upright grid lines from `top` to `bottom`, with their figures below."""
-    ticks = [(x(value), shown(value)) for value in x.ticks(6)]
-    return [
-        part
-        for at, words in ticks
-        for part in (line(at, top, at, bottom, "grid"), text(at, bottom + 18, words, "tick middle"))
-    ]
+    parts = []
+    for value in x.ticks():
+        parts.append(line(x(value), top, x(value), bottom, "grid"))
+        parts.append(text(x(value), bottom + 18, shown(value), "tick middle"))
+    return parts
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -246,12 +234,10 @@ def text(x: float, y: float, words: str, kind: str) -> Markup:
     return Markup("<text x='{:.1f}' y='{:.1f}' class='{}'>{}</text>").format(x, y, kind, words)
 
 
-def rect(x: float, y: float, width: float, height: float, kind: str, tip: str = "") -> Markup:
+def rect(x: float, y: float, width: float, height: float, kind: str, tip: str) -> Markup:
     """A box of class `kind`; `tip` is shown when it is pointed at."""
-    inner = Markup("<title>{}</title>").format(tip) if tip else Markup("")
-    return Markup("<rect x='{:.1f}' y='{:.1f}' width='{:.2f}' height='{:.1f}' class='{}'>{}</rect>").format(
-        x, y, max(width, 0.0), height, kind, inner
-    )
+    box = Markup("<rect x='{:.1f}' y='{:.1f}' width='{:.2f}' height='{:.1f}' class='{}'><title>{}</title></rect>")
+    return box.format(x, y, max(width, 0.0), height, kind, tip)
 
 
 def join(parts: Sequence[Markup]) -> Markup:

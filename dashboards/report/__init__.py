@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dashboards.report.budgets import budgets
 from dashboards.report.compare import write_comparison
-from dashboards.report.curves import evaluation, system, training
 from dashboards.report.data import RunData, read_run
-from dashboards.report.evidence import audit, provenance, reproduce
-from dashboards.report.losses import losses
-from dashboards.report.page import Header, Section, moment, or_refused, write_page
-from dashboards.report.verdict import against_baseline, reasons, seeds
+from dashboards.report.findings import against_baseline, audit, provenance, reasons, reproduce, seeds
+from dashboards.report.page import Header, Section, moment, refused, write_page
+from dashboards.report.pictures import budgets, evaluation, losses, machines, training
 from golf_core.log_text import duration
 
 __all__ = ["write_comparison", "write_run_report"]
@@ -26,7 +23,7 @@ SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
     "Where the losses lie": losses,
     "Budgets": budgets,
     "Audit": audit,
-    "Machines": system,
+    "Machines": machines,
     "Provenance": provenance,
     "How to reproduce": reproduce,
 }
@@ -34,8 +31,9 @@ SECTIONS: Mapping[str, Callable[[RunData], Section | None]] = {
 
 def write_run_report(folder: Path, path: Path) -> Path:
     """Write the report of the run in `folder` to `path`. Raises `ConfigError` where there is no result to report."""
-    run = or_refused(folder, lambda: read_run(folder))
-    top = or_refused(folder, lambda: _header(run))
+    with refused(folder):
+        run = read_run(folder)
+        top = _header(run)
     return write_page(path, top, SECTIONS, run)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
-from dashboards.charts import Axes, Figure, Head, Line, Row, Rule, Table, dot_chart, line_chart
+from dashboards.charts.kinds import Axes, Line, Row, Rule, dot_chart, line_chart
+from dashboards.charts.paper import Figure, Head
 from dashboards.report.data import RunData, read_run
-from dashboards.report.page import Block, Cells, Header, Section, grid, or_refused, short_p, write_page
+from dashboards.report.page import Block, Cells, Header, Section, grid, refused, seed_figures, short_p, write_page
 from golf_core.config import leaves
 from golf_core.evaluate.breakdown import Breakdown
 from golf_core.results import SCORERS
-from orchestrator.claim.statistics import Paired, paired, summarize, welch
+from orchestrator.claim.columns import columns_in
+from orchestrator.claim.statistics import paired, summarize, welch
 
 SMALL = 9
 CLAIMED = "mixture"
@@ -22,8 +24,11 @@ CLAIMED = "mixture"
 
 def write_comparison(first: Path, second: Path, path: Path) -> Path:
     """Compare the runs in two folders, and write it to `path`. Raises `ConfigError` where one has no result."""
-    a, b = (or_refused(folder, partial(read_run, folder)) for folder in (first, second))
-    top = or_refused(second, lambda: _header(a, b))
+    with refused(first):
+        a = read_run(first)
+    with refused(second):
+        b = read_run(second)
+        top = _header(a, b)
     return write_page(path, top, SECTIONS, a, b)
 
 
@@ -85,8 +90,8 @@ def _scores(a: RunData, b: RunData) -> Section:
     one, other = _bpbs(a, CLAIMED), _bpbs(b, CLAIMED)
     if one and other:
         drawn = [
-            Row("first", tuple(one), "s0", summarize(one).ci95, "95 % t interval of the mean"),
-            Row("second", tuple(other), "s1", summarize(other).ci95, "95 % t interval of the mean"),
+            Row(name, tuple(bpbs), colour, summarize(bpbs).ci95, "95 % t interval of the mean")
+            for name, bpbs, colour in (("first", one, "s0"), ("second", other, "s1"))
         ]
         means = (Rule(fmean(one), "mean of the first"),)
         blocks.append(dot_chart(Head("compare-dots", "Each seed's BPB"), drawn, "bits per byte, mixture", means))
@@ -100,25 +105,26 @@ def _mean(scores: Sequence[float]) -> Cells:
 
 def _chunks(a: RunData, b: RunData) -> Section | None:
     """Paired by chunk: the means over the seeds of each run, on the same text."""
-    one = [s.breakdown for s in a.evaluated if s.breakdown is not None]
-    other = [s.breakdown for s in b.evaluated if s.breakdown is not None]
+    one, other = ([s.breakdown for s in run.evaluated if s.breakdown is not None] for run in (a, b))
+    texts = {(x.text_sha256, tuple((c.first, c.tokens) for c in x.chunks)) for x in (*one, *other)}
+    lead = ""
     if not one or not other:
         lead = "At least one of the runs has not recorded its losses by chunk."
-        return Section("chunks", "Chunk by chunk", lead)
-    texts = {(x.text_sha256, tuple((c.first, c.tokens) for c in x.chunks)) for x in (*one, *other)}
-    if len(texts) > 1:
+    elif len(texts) > 1:
         lead = "The runs were scored on different texts, or in different chunks: their chunks cannot be paired."
+    if lead:
         return Section("chunks", "Chunk by chunk", lead)
     blocks: list[Block] = []
     rows: list[Cells] = []
+    tokens = [c.tokens for c in one[0].chunks]
     for scorer in SCORERS:
         first, second = _nats(one, scorer), _nats(other, scorer)
         if first is None or second is None:
             continue
-        tokens = [c.tokens for c in one[0].chunks]
         found = paired(first, second, tokens)
         if found is not None:
-            rows.append(_row(scorer, found))
+            figures = (found.mean, found.low, found.high)
+            rows.append([scorer, *((x, 6) for x in figures), (found.pairs, 0), (found.block, 0)])
         if scorer == CLAIMED or (scorer == "neural" and _nats(one, CLAIMED) is None):
             blocks.append(_gap(scorer, first, second, tokens))
     columns = ("score", "#second − first, nats a token", "#95 % interval, low", "#high", "#chunks", "#drawn together")
@@ -141,45 +147,27 @@ def _nats(found: Sequence[Breakdown], scorer: str) -> list[float] | None:
     return [fmean(x.chunks[i].nats[scorer] for x in found) for i in range(len(found[0].chunks))]
 
 
-def _row(scorer: str, found: Paired) -> Cells:
-    return [scorer, (found.mean, 6), (found.low, 6), (found.high, 6), (found.pairs, 0), (found.block, 0)]
-
-
 def _gap(scorer: str, first: Sequence[float], second: Sequence[float], tokens: Sequence[int]) -> Figure:
-    each = [(y - x) / n for x, y, n in zip(first, second, tokens, strict=True)]
-    running, total, count = [], 0.0, 0
-    for x, y, n in zip(first, second, tokens, strict=True):
-        total, count = total + y - x, count + n
-        running.append(total / count)
+    gaps = [y - x for x, y in zip(first, second, strict=True)]
+    each = [gap / n for gap, n in zip(gaps, tokens, strict=True)]
+    so_far = [gap / n for gap, n in zip(accumulate(gaps), accumulate(tokens), strict=True)]
     chunks = list(range(1, len(tokens) + 1))
-    lines = [Line("each chunk", chunks, each, "c-muted"), Line("so far", chunks, running, "c-mixture")]
-    rows = [[c, round(e, SMALL), round(r, SMALL)] for c, e, r in zip(chunks, each, running, strict=True)]
+    lines = [Line("each chunk", chunks, each, "c-muted"), Line("so far", chunks, so_far, "c-mixture")]
     title = f"Difference of the {scorer} score, second less first"
     head = Head("chunk-gap", title, "Below zero, the second run needs less.", wide=True)
-    table = Table(("chunk", "each chunk", "so far"), rows)
-    return line_chart(head, Axes("chunk", "nats a token"), lines, [Rule(0.0, "no difference")], table=table)
+    return line_chart(head, Axes("chunk", "nats a token"), lines, [Rule(0.0, "no difference")], digits=SMALL)
 
 
 def _budgets(a: RunData, b: RunData) -> Section:
-    rows: list[Cells] = []
-    for name, run in (("first", a), ("second", b)):
-        for s in run.seeds:
-            t, e, v = s.result.train, s.result.export, s.result.evaluate
-            rows.append(
-                [
-                    f"{name}, {s.label}",
-                    s.result.status,
-                    (t.steps if t else None, 0),
-                    (t.ms_per_step if t else None, 1),
-                    (t.train_seconds if t else None, 1),
-                    (v.seconds if v else None, 1),
-                    (e.total_bytes if e else None, 0),
-                ]
-            )
-    columns = ("run and seed", "status", "#steps", "#ms/step", "#train s", "#eval s", "#bytes")
-    return Section(
-        "compare-budgets", "Time and bytes", "What each seed used.", [grid("budgets-table", "Budgets", columns, rows)]
-    )
+    columns = [column for column in columns_in("report") if not column.is_score]
+    rows: list[Cells] = [
+        [f"{name}, {s.label}", s.result.status, *seed_figures(s.result, columns)]
+        for name, run in (("first", a), ("second", b))
+        for s in run.seeds
+    ]
+    titles = ("run and seed", "status", *(f"#{column.title}" for column in columns))
+    table = grid("budgets-table", "Budgets", titles, rows)
+    return Section("compare-budgets", "Time and bytes", "What each seed used.", [table])
 
 
 def _differences(a: RunData, b: RunData) -> Section:

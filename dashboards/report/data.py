@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dashboards.pages import seed_colour
 from golf_core.audit.report import AuditReport
@@ -21,18 +21,8 @@ from orchestrator.folder.results import AUDIT, DATA, LOG, RESULT, RunResult, See
 from orchestrator.folder.view import recorded, view_of
 from orchestrator.job.load import Job
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A series of a seed's log: columns by name, all of one length; what was not recorded is NaN."""
-
-    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), ()))
-
-    def __getitem__(self, name: str) -> tuple[float, ...]:
-        return self.columns.get(name, (math.nan,) * len(self))
+Curve: TypeAlias = "Mapping[str, tuple[float, ...]]"
+"""A series of a seed's log: columns by name, all of one length; what was not recorded is NaN."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +111,8 @@ def _seed(run: Path, result: SeedResult, colour: str, missing: list[str]) -> See
     return SeedData(
         result=result,
         colour=colour,
-        steps=_curve(events, TrainStep, ("step", "elapsed_s", "loss", "ms_per_step", "lr_factor")),
-        validations=_curve(events, Validation, ("step", "val_loss", "val_bpb")),
+        steps=_curve(events, TrainStep, ("step", "elapsed_s", "loss", "ms_per_step")),
+        validations=_curve(events, Validation, ("step", "val_bpb")),
         system=_system(events),
         spans=tuple(_spans(events)),
         breakdown=_loaded(Breakdown, folder / BREAKDOWN, missing),
@@ -150,27 +140,21 @@ def _curve(events: Sequence[Event], kind: type[TrainStep | Validation], names: S
     """The events of `kind` by step; a step that was taken again counts as it was at last."""
     by_step = {event.step: event for event in events if isinstance(event, kind)}
     rows = [by_step[step] for step in sorted(by_step)]
-    return Curve({name: tuple(float(getattr(row, name)) for row in rows) for name in names})
+    return {name: tuple(float(getattr(row, name)) for row in rows) for name in names}
 
 
 def _system(events: Sequence[Event]) -> Curve:
     """Samples of the machine, `minutes` since the first; figures of all GPUs together."""
     samples = [event for event in events if isinstance(event, System)]
-    rows = []
-    for sample in samples:
-        use = [gpu.utilisation_percent for gpu in sample.gpus if gpu.utilisation_percent is not None]
-        memory = [gpu.memory_mib for gpu in sample.gpus if gpu.memory_mib is not None]
-        rows.append(
-            {
-                "minutes": (sample.time - samples[0].time) / 60,
-                "cpu_percent": sample.cpu_percent,
-                "memory_mib": sample.memory_mib,
-                "gpu_percent": sum(use) / len(use) if use else None,
-                "gpu_memory_mib": sum(memory) if memory else None,
-            }
-        )
-    names = ("minutes", "cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib")
-    return Curve({n: tuple(math.nan if (v := row[n]) is None else float(v) for row in rows) for n in names})
+    use = [[u for gpu in s.gpus if (u := gpu.utilisation_percent) is not None] for s in samples]
+    memory = [[m for gpu in s.gpus if (m := gpu.memory_mib) is not None] for s in samples]
+    return {
+        "minutes": tuple((s.time - samples[0].time) / 60 for s in samples),
+        "cpu_percent": tuple(math.nan if s.cpu_percent is None else s.cpu_percent for s in samples),
+        "memory_mib": tuple(math.nan if s.memory_mib is None else s.memory_mib for s in samples),
+        "gpu_percent": tuple(sum(each) / len(each) if each else math.nan for each in use),
+        "gpu_memory_mib": tuple(sum(each) if each else math.nan for each in memory),
+    }
 
 
 def _spans(events: Sequence[Event]) -> Iterator[Span]:

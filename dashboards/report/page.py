@@ -6,22 +6,22 @@ import base64
 import datetime
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
-from dashboards.charts import Figure
+from dashboards.charts.paper import Figure
 from dashboards.pages import MADE_UP, base_css, templates_of, text_of
 from golf_core.errors import ConfigError
 from golf_core.files import write_text
+from orchestrator.claim.columns import Column as SeedColumn
+from orchestrator.folder.results import SeedResult
 
 FILES = "dashboards.report"
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,8 @@ class Grid:
     foot: Sequence[Sequence[Cell]] = ()
 
 
-@dataclass(frozen=True)
-class Code:
-    """Commands, a line each."""
-
-    lines: tuple[str, ...]
-
-
-Block: TypeAlias = "str | Grid | Figure | Markup | Code"
-"""A piece of a section: a paragraph, a table, a picture, markup that is safe already, commands."""
+Block: TypeAlias = "str | Grid | Figure | Markup"
+"""A piece of a section: a paragraph, a table, a picture, markup that is safe already."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +74,11 @@ class Section:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def kind_of(block: Block) -> str:
-    """Which kind of block it is, for the template."""
-    return type(block).__name__
-
-
-def or_refused(folder: Path, read: Callable[[], Made]) -> Made:
-    """What `read` returns; a `ConfigError` for figures of the run in `folder` without which there is no page."""
+@contextmanager
+def refused(folder: Path) -> Iterator[None]:
+    """A `ConfigError` for figures of the run in `folder` without which there is no page."""
     try:
-        return read()
+        yield
     except MADE_UP as error:
         raise ConfigError(
             f"{folder}: holds figures that cannot be shown ({type(error).__name__}: {error}); "
@@ -121,6 +110,11 @@ def _cell(shown: Shown) -> Cell:
     return Cell(f"{value:,.{digits}f}", float(value))
 
 
+def seed_figures(seed: SeedResult, columns: Sequence[SeedColumn]) -> Cells:
+    """Cells of a seed's figures."""
+    return [(column.of(seed), column.digits) for column in columns]
+
+
 def moment(seconds: float, timespec: str = "seconds") -> str:
     """Seconds since the epoch as local date and time, with its offset."""
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec=timespec)
@@ -147,36 +141,37 @@ class Header:
         return {"claim": "is-holds", "no claim": "is-fails"}.get(self.verdict, "is-unknown")
 
 
-def render(header: Header, sections: Sequence[Section]) -> str:
-    """The page: no network, no frame, no script but its own (a policy in its head says so to the browser)."""
-    environment = templates_of(FILES)
-    environment.filters["kind"] = kind_of
+def write_page(path: Path, header: Header, sections: Mapping[str, Callable[..., Section | None]], *runs: Any) -> Path:
+    """Write to `path` the page of what `sections` make of the runs; a section that is None is left out.
+
+    The page has no network, no frame and no script but its own: a policy in its head says so to the browser.
+    """
+    made = [_built(title, section, *runs) for title, section in sections.items()]
     script, style = text_of(FILES, "templates", "page.js"), base_css() + text_of(FILES, "templates", "page.css")
-    return environment.get_template("page.html.j2").render(
-        header=header,
-        sections=sections,
-        # They are our own files, and hold no end of their element.
-        script=Markup(script),
-        style=Markup(style),
-        policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:",
+    page = (
+        templates_of(FILES)
+        .get_template("page.html.j2")
+        .render(
+            header=header,
+            sections=[section for section in made if section is not None],
+            # They are our own files, and hold no end of their element.
+            script=Markup(script),
+            style=Markup(style),
+            policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:",
+        )
     )
+    write_text(path, page)
+    return path
 
 
 def _digest(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
-def write_page(path: Path, header: Header, sections: Mapping[str, Callable[..., Section | None]], *runs: Any) -> Path:
-    """Write to `path` the page of what `sections` make of the runs; a section that is None is left out."""
-    made = [_built(title, partial(section, *runs)) for title, section in sections.items()]
-    write_text(path, render(header, [section for section in made if section is not None]))
-    return path
-
-
-def _built(title: str, build: Callable[[], Section | None]) -> Section | None:
-    """What `build` makes. Where a file holds figures that no reader foresaw, a section says so in its place."""
+def _built(title: str, section: Callable[..., Section | None], *runs: Any) -> Section | None:
+    """What `section` makes. Where a file holds figures that no reader foresaw, it says so in its place."""
     try:
-        return build()
+        return section(*runs)
     except MADE_UP as error:
         ident = f"unreadable-{title.lower().replace(' ', '-')}"
         return Section(ident, title, f"Not shown: its figures cannot be read ({type(error).__name__}).")

@@ -20,34 +20,29 @@ def free_port() -> int:
 
 
 @contextmanager
-def board(output: Path, port: int) -> Iterator[str]:
-    """A board in a thread of this process."""
+def board(output: Path, port: int = 0) -> Iterator[str]:
+    """The address of a board in a thread of this process; on a free port unless one is given."""
     import uvicorn
 
     from dashboards.board import create_app
 
-    config = uvicorn.Config(
-        create_app(output), host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1, lifespan="off"
-    )
+    config = uvicorn.Config(create_app(output), log_level="error", timeout_graceful_shutdown=1, lifespan="off")
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+    with closing(socket.create_server(("127.0.0.1", port))) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @contextmanager
 def watched(page: Any, output: Path) -> Iterator[str]:
     """A board that `page` leaves before it ends: a page that asks an ended board complains in its console."""
-    with board(output, free_port()) as address:
+    with board(output) as address:
         yield address
         page.goto("about:blank")
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, finished
-from run_builders import STAGE_FILES, T0, begin_run, begin_seed, finish_run
+from claim_builders import CANDIDATE, RATIO, audit_record, eval_result, export_result, finished
+from run_builders import T0, add_events, begin_run, begin_seed, finish_run, finish_seed
 
 from golf_core import strict_json
 from golf_core.audit.report import AuditOptions, AuditReport, Condition, KraftSum
 from golf_core.evaluate.breakdown import BREAKDOWN, Breakdown, ChunkLosses, Excerpt, Group
-from golf_core.events import Chunk, Event, Gpu, JsonLinesLog, PhaseFinished, PhaseStarted, System, TrainStep, Validation
-from golf_core.files import sha256
+from golf_core.events import Chunk, Event, Gpu, PhaseFinished, PhaseStarted, System, TrainStep, Validation
 from golf_core.results import ChunkRecord, DataRecord
-from orchestrator.folder.ledger import figures_of
-from orchestrator.folder.results import AUDIT, DATA, LOG, RESULT, RunResult, SeedResult
+from orchestrator.folder.results import AUDIT, DATA, RESULT, RunResult, SeedResult
 
 SEEDS = (42, 1337, 2024)
 SCORERS = ("neural", "mixture", "published")
@@ -34,18 +31,8 @@ def full_run(folder: Path, steps: int = 6000, chunks: int = 1893, seeds: tuple[i
     results = []
     for number, (seed, bpb) in enumerate(zip(seeds, CANDIDATE, strict=False)):
         place = begin_seed(folder, ledger, seed)
-        made = _seed(place, seed, bpb, steps, chunks, T0 + 1500 * number)
-        for stage, names in STAGE_FILES.items():
-            for name in names:
-                if not (place / name).exists():
-                    (place / name).write_bytes(f"{stage} {name} {seed}".encode())
-            files = {name: sha256(place / name) for name in names}
-            ledger.append(
-                "stage_finished", seed=seed, stage=stage, seconds=1.0, files=files, figures=figures_of(made, stage)
-            )
-        strict_json.save(made, place / RESULT)
-        ledger.append("seed_finished", seed=seed, attempt=1, status="finished")
-        results.append(made)
+        finish_seed(folder, ledger, seed, bpb)
+        results.append(_seed(place, seed, bpb, steps, chunks, T0 + 1500 * number))
     return finish_run(folder, ledger, tuple(results))
 
 
@@ -54,29 +41,23 @@ def _seed(place: Path, seed: int, bpb: float, steps: int, chunks: int, began: fl
     history = tuple(_history(random, bpb, chunks))
     spent = {"loading": 9.5, "scoring": 210.25, "mixing": 61.0, "adaptation": 198.75}
     evaluated = eval_result(bpb, history=history, chunks=chunks, seconds_by_phase=spent)
-    log = JsonLinesLog(place / LOG)
-    for event in _events(random, steps, history, began):
-        log(event)
-    log.close()
+    add_events(place, _events(random, steps, history, began))
     strict_json.save(_breakdown(random, chunks), place / BREAKDOWN)
     strict_json.save(_audit(random), place / AUDIT)
-    data = DataRecord(
-        "/data", "/data/t.model", "a" * 64, 8_000_000_000, 62_021_846, {"fineweb_val_000000.bin": "b" * 64}
-    )
+    checksums = {"fineweb_val_000000.bin": "b" * 64}
+    data = DataRecord("/data", "/data/t.model", "a" * 64, 8_000_000_000, 62_021_846, checksums)
     strict_json.save(data, place / DATA)
-    exported = replace(
-        finished(seed, bpb).export, bytes_by_group={"attention": 6_000_000, "mlp": 9_000_000, "embeddings": 705_672}
-    )  # type: ignore[type-var]
-    result = finished(seed, bpb, evaluate=evaluated, audit=audit_record(), export=exported)
-    return replace(result, started=began, finished=began + 1400)
+    groups = {"attention": 6_000_000, "mlp": 9_000_000, "embeddings": 705_672}
+    exported = export_result(bytes_by_group=groups)
+    times = {"started": began, "finished": began + 1400}
+    result = finished(seed, bpb, evaluate=evaluated, audit=audit_record(), export=exported, **times)
+    strict_json.save(result, place / RESULT)
+    return result
 
 
 def _events(random: np.random.Generator, steps: int, history: tuple[ChunkRecord, ...], began: float) -> list[Event]:
     def phase(name: str, at: float, seconds: float) -> list[Event]:
-        return [
-            PhaseStarted(name, time=began + at),
-            PhaseFinished(name, seconds, time=began + at + seconds),
-        ]
+        return [PhaseStarted(name, time=began + at), PhaseFinished(name, seconds, time=began + at + seconds)]
 
     events = phase("warmup", 0, 30)
     noise = random.normal(0, 0.03, steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -27,3 +29,12 @@ def spoil(content: Any, data: st.DataObject) -> None:
         spoil(inside, data)
     else:
         content[at] = data.draw(VALUES)
+
+
+def spoil_file(path: Path, data: st.DataObject) -> None:
+    """Replace up to three things in a record, or in the lines of a log."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
+    content = lines or json.loads(path.read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        spoil(content, data)
+    path.write_text("".join(json.dumps(line) + "\n" for line in (content if lines else [content])))

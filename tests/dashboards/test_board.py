@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import http.server
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,8 @@ SYSTEM = System(cpu_percent=41.0, memory_mib=8192.0, gpus=GPUS, time=T0 + 11)
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of every kind, none of which changes."""
+def output(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Runs of every kind, none of which changes: reading never writes."""
     folder = tmp_path_factory.mktemp("output")
     full_run(folder / "whole", steps=60, chunks=12)
     begin_run(folder / "broken").close()
@@ -33,12 +36,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = begin_run(folder / "interrupted", (42, 43))
     add_events(begin_seed(folder / "interrupted", ledger, 42), steps(7))
     ledger.close()
-    return folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @pytest.fixture(scope="module")
 def address(output: Path) -> Iterator[str]:
-    with board(output, free_port()) as address:
+    with board(output) as address:
         yield address
 
 
@@ -46,7 +51,7 @@ def address(output: Path) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_the_list(page: Any, address: str, output: Path) -> None:
+def test_the_list_and_a_finished_run(page: Any, address: str, output: Path) -> None:
     page.goto(address)
     assert page.locator("#runs tbody tr").count() == 3
     result = as_json(output / "whole" / "result.json")
@@ -59,12 +64,6 @@ def test_the_list(page: Any, address: str, output: Path) -> None:
     assert "job.json" in page.text_content("#runs tr[data-run=broken]")
     page.click(f"{row} a")
     assert page.url == f"{address}/runs/whole"
-
-
-@pytest.mark.browser
-def test_a_finished_run(page: Any, address: str, output: Path) -> None:
-    result = as_json(output / "whole" / "result.json")
-    page.goto(f"{address}/runs/whole")
     assert page.text_content("#verdict") == result["claim"]["verdict"]
     assert page.text_content("#sentence") == result["claim"]["sentence"]
     for seed in result["seeds"]:
@@ -116,31 +115,31 @@ def test_a_run_is_shown_as_it_goes_on(page: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_it_outlives_a_restart_of_the_board(page: Any, tmp_path: Path) -> None:
+def test_it_outlives_the_board_and_the_folder(page: Any, tmp_path: Path) -> None:
+    """Another server on the port is not the board: what it answers is not shown."""
     folder, port = tmp_path / "live", free_port()
     page.expected = ("Failed to load resource",)
     ledger = begin_run(folder, (42,))
     with board(tmp_path, port) as address:
         page.goto(f"{address}/runs/live")
         wait_for(page, "#connection", "live at")
-    wait_for(page, "#connection", "not connected since", 6)
+    handler = http.server.SimpleHTTPRequestHandler
+    handler.log_message = lambda *_: None  # type: ignore[method-assign]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        wait_for(page, "#connection", "not connected since", 6)
+        assert page.text_content("h1") == "live"
+        stranger.shutdown()
     add_events(begin_seed(folder, ledger, 42), steps(3))
     with board(tmp_path, port):
         wait_for(page, "#connection", "live at", 6)
         wait_for(page, "tr[data-seed='42'] .loss", "6.0000", 6)
-    ledger.close()
-
-
-@pytest.mark.browser
-def test_it_outlives_the_loss_of_a_folder(page: Any, tmp_path: Path) -> None:
-    full_run(tmp_path / "whole", steps=10, chunks=9, seeds=(42,))
-    page.expected = ("Failed to load resource",)
-    with watched(page, tmp_path) as address:
-        page.goto(f"{address}/runs/whole")
-        (tmp_path / "whole" / "ledger.jsonl").rename(tmp_path / "kept")
+        folder.rename(tmp_path / "away")
         wait_for(page, "h1", "No such run")
-        (tmp_path / "kept").rename(tmp_path / "whole" / "ledger.jsonl")
-        wait_for(page, "h1", "whole")
+        (tmp_path / "away").rename(folder)
+        wait_for(page, "h1", "live")
+        page.goto("about:blank")
+    ledger.close()
 
 
 @pytest.mark.browser
@@ -162,10 +161,9 @@ def test_text_is_shown_and_not_obeyed(page: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_what_the_reader_opened_and_focused_stays(page: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "live"
-    ledger = begin_run(folder, (42, 43))
-    place = begin_seed(folder, ledger, 42)
+def test_what_the_reader_opened_selected_and_focused_stays(page: Any, tmp_path: Path) -> None:
+    ledger = begin_run(tmp_path / "live", (42, 43))
+    place = begin_seed(tmp_path / "live", ledger, 42)
     add_events(place, [Note("first", time=T0)])
     with watched(page, tmp_path) as address:
         page.goto(f"{address}/runs/live")
@@ -176,6 +174,17 @@ def test_what_the_reader_opened_and_focused_stays(page: Any, tmp_path: Path) -> 
         wait_for(page, "tr[data-seed='42'] .loss", "6.0000")
         assert page.get_attribute("#log-42", "open") is None
         assert page.evaluate("document.activeElement.id") == "seeds-scroll"
+        page.goto(address)
+        page.focus("tr[data-run=live] a")
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('tr[data-run=live] a'))")
+        begin_run(tmp_path / "second", (42,)).close()
+        page.locator("tr[data-run=second]").wait_for()
+        assert page.locator("#runs tbody tr").count() == 2
+        assert page.evaluate("document.activeElement.textContent") == "live"
+        assert page.evaluate("getSelection().toString()") == "live"
+        shutil.rmtree(tmp_path / "second")
+        page.locator("tr[data-run=second]").wait_for(state="detached")
+        assert page.evaluate("getSelection().toString()") == "live"
     ledger.close()
 
 
@@ -198,16 +207,6 @@ def test_it_is_accessible(page: Any, address: str, place: str, width: int, schem
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
 
 
-@pytest.mark.browser
-def test_it_is_read_without_scripts(chromium: Any, address: str) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    new = context.new_page()
-    new.goto(f"{address}/runs/whole")
-    assert new.text_content("#verdict")
-    assert 'http-equiv="refresh"' in new.content()
-    context.close()
-
-
 # --- without one -----------------------------------------------------------------------------------
 
 
@@ -221,6 +220,12 @@ def test_the_figures_as_json(address: str, output: Path) -> None:
     assert one["verdict"] == result["claim"]["verdict"] and one["claim"]["scores"] == result["claim"]["scores"]
     assert len(one["seeds"][0]["loss_series"]) == 60
     assert json.loads(get(f"{address}/api/runs/interrupted")[1])["seeds"][0]["done"] == 7
+
+
+def test_it_is_read_without_scripts(address: str, output: Path) -> None:
+    text = get(f"{address}/runs/whole")[1]
+    assert as_json(output / "whole" / "result.json")["claim"]["sentence"] in html.unescape(text)
+    assert 'http-equiv="refresh"' in text
 
 
 def test_what_has_not_changed_is_not_sent_again(address: str) -> None:
@@ -240,7 +245,7 @@ def test_nothing_else_is_found(address: str, path: str) -> None:
 
 def test_a_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
     full_run(tmp_path / "whole", steps=10, chunks=9, seeds=(42,))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         assert get(f"{address}/runs/whole/report")[0] == 404
         os.mkfifo(tmp_path / "whole" / "report.html")
         assert get(f"{address}/runs/whole/report")[0] == 404, "no plain file"
@@ -253,7 +258,7 @@ def test_a_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
 
 def test_no_runs(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing"):
-        with board(place, free_port()) as address:
+        with board(place) as address:
             assert "There are no runs yet" in get(address)[1]
             assert json.loads(get(f"{address}/api/runs")[1]) == []
 
@@ -265,19 +270,9 @@ def test_a_run_that_was_gone_on_with(tmp_path: Path) -> None:
     begin_seed(folder, ledger, 42)
     ledger.append("run_stopped", reason="stopped by the user")
     ledger.close()
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "stopped"
         held = Ledger(folder)
         held.append("run_started", attempt=2, provenance={})
         assert json.loads(get(f"{address}/api/runs/run")[1])["status"] == "running"
         held.close()
-
-
-def test_a_folder_that_is_copied_while_it_is_watched(tmp_path: Path, output: Path) -> None:
-    """Reading never writes: the folder stays as it is."""
-    shutil.copytree(output / "whole", tmp_path / "whole")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").rglob("*")}
-    with board(tmp_path, free_port()) as address:
-        for place in ("", "runs/whole", "api/runs/whole"):
-            assert get(f"{address}/{place}")[0] == 200
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").rglob("*")} == before

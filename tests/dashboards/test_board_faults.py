@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_tools import board, free_port, get, wait_for, watched
+from board_tools import board, get, wait_for
 from browser import chromium, page  # noqa: F401
 from drawing import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import VALUES
+from made_up import spoil_file
 from run_builders import add_events, add_lines, begin_run, begin_seed, chunks, fail_seed, finish_seed, steps, whole_run
 
 from dashboards.board.mlflow_look import MlflowLook
@@ -73,7 +73,7 @@ def look(address: str) -> str:
 def test_a_damaged_file_is_one_sentence_or_left_out(tmp_path: Path, name: str, content: bytes) -> None:
     whole_run(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
         if name in ("job.json", "ledger.jsonl"):
             assert name in strict_json(get(f"{address}/api/runs/run")[1])["reason"]
@@ -107,7 +107,7 @@ def test_made_up_figures_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None
         (seed,) = state_of(reader).seeds
         assert f"still here {number}" in seed.tail[-1]
         assert max(map(len, seed.tail)) <= MAX_LINE + 20
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
     ledger.close()
     assert "still here" in text and "<script>" not in text.replace('<script src="/static/board.js"', "")
@@ -125,7 +125,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """An empty folder and the address of its board."""
     folder = tmp_path_factory.mktemp("changing")
-    with board(folder, free_port()) as address:
+    with board(folder) as address:
         yield folder, address
 
 
@@ -137,18 +137,8 @@ def test_whatever_a_file_says_no_page_breaks(data: st.DataObject, sound: Path, c
     shutil.rmtree(folder, ignore_errors=True)
     assert get(f"{address}/runs/run")[0] == 404
     shutil.copytree(sound, folder)
-    path = folder / data.draw(st.sampled_from(["ledger.jsonl", "seed-42/log.jsonl", "seed-42/result.json"]))
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
-    if lines:
-        for _ in range(data.draw(st.integers(1, 3))):
-            line = data.draw(st.sampled_from(lines))
-            line[data.draw(st.sampled_from(sorted(line)))] = data.draw(VALUES)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    else:
-        record = json.loads(path.read_text())
-        part = data.draw(st.sampled_from([record, record["evaluate"], record["evaluate"]["mixture"], record["export"]]))
-        part[data.draw(st.sampled_from(sorted(part)))] = data.draw(VALUES)
-        path.write_text(json.dumps(record))
+    name = data.draw(st.sampled_from(["ledger.jsonl", "seed-42/log.jsonl", "seed-42/result.json"]))
+    spoil_file(folder / name, data)
     look(address)
 
 
@@ -159,34 +149,31 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     begin_run(tmp_path / "run").close()
     job = json.loads((tmp_path / "run" / "job.json").read_text())
     (tmp_path / "run" / "job.json").write_text(json.dumps({**job, "name": "x\ud800\x1b[31m"}))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = look(address)
         listed = strict_json(get(f"{address}/api/runs")[1])
     assert len(listed) == 2
     assert "a\\udcff\\n&lt;b&gt;" in text and "\x1b" not in text
 
 
-def test_another_run_under_the_same_name_is_another_run(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    whole_run(tmp_path / "run", seeds=(42,), train=30)
-    first = registry.one("run")
-    assert isinstance(first, RunState) and len(first.seeds[0].loss_series) == 30
-    shutil.rmtree(tmp_path / "run")
-    assert registry.one("run") is None and registry.all() == []
-    whole_run(tmp_path / "run", seeds=(7,), train=40)
-    other = registry.one("run")
-    assert isinstance(other, RunState) and [seed.seed for seed in other.seeds] == [7]
-    assert len(other.seeds[0].loss_series) == 40
-
-
-def test_a_damaged_run_is_shown_again_when_it_is_mended(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    whole_run(tmp_path / "run")
-    job = (tmp_path / "run" / "job.json").read_bytes()
-    (tmp_path / "run" / "job.json").write_bytes(b"{")
-    assert isinstance(registry.one("run"), Damaged)
-    (tmp_path / "run" / "job.json").write_bytes(job)
-    assert isinstance(registry.one("run"), RunState)
+def test_what_was_known_of_a_run_ends_with_it(tmp_path: Path) -> None:
+    """Another run under its name is another run, and a damaged one that is mended is shown again."""
+    registry, folder = Registry(tmp_path), tmp_path / "run"
+    for seed, length in ((42, 30), (7, 40)):
+        whole_run(folder, seeds=(seed,), train=length)
+        (found,) = registry.all()
+        assert isinstance(found, RunState) and [s.seed for s in found.seeds] == [seed]
+        assert len(found.seeds[0].loss_series) == length
+        job = (folder / "job.json").read_bytes()
+        (folder / "job.json").write_bytes(b"{")
+        shutil.move(folder / "ledger.jsonl", tmp_path / "kept")
+        assert registry.one("run") is None and registry.all() == []
+        shutil.move(tmp_path / "kept", folder / "ledger.jsonl")
+        assert isinstance(registry.one("run"), Damaged)
+        (folder / "job.json").write_bytes(job)
+        assert isinstance(registry.one("run"), RunState)
+        shutil.rmtree(folder)
+        assert registry.one("run") is None and registry.all() == []
 
 
 def test_a_run_that_is_over_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +201,7 @@ def test_outstanding_seeds_are_not_yet_failures(tmp_path: Path) -> None:
     ledger = begin_run(folder, (42, 1337, 2024))
     begin_seed(folder, ledger, 42)
     finish_seed(folder, ledger, 42, 1.115)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         text = get(f"{address}/runs/run")[1]
         assert text.count("… not yet") == 2 and "✗" not in text
         begin_seed(folder, ledger, 1337)
@@ -246,33 +233,13 @@ def test_a_finished_seed_shows_its_result_and_not_its_last_line(tmp_path: Path) 
 
 
 @pytest.mark.browser
-def test_what_is_selected_and_focused_stays_as_rows_come(page: Any, tmp_path: Path) -> None:
-    ledger = begin_run(tmp_path / "first", (42,))
-    with watched(page, tmp_path) as address:
-        page.goto(address)
-        page.focus("tr[data-run=first] a")
-        page.evaluate("getSelection().selectAllChildren(document.querySelector('tr[data-run=first] a'))")
-        other = begin_run(tmp_path / "second", (42,))
-        page.locator("tr[data-run=second]").wait_for()
-        assert page.locator("#runs tbody tr").count() == 2
-        assert page.evaluate("document.activeElement.textContent") == "first"
-        assert page.evaluate("getSelection().toString()") == "first"
-        shutil.rmtree(tmp_path / "second")
-        page.locator("tr[data-run=second]").wait_for(state="detached")
-        assert page.evaluate("getSelection().toString()") == "first"
-        other.close()
-    ledger.close()
-    page.expected = ("Failed to load resource",)
-
-
-@pytest.mark.browser
 def test_screen_readers_hear_what_matters_alone(page: Any, tmp_path: Path) -> None:
     """A new verdict is said; a new step or second is not."""
     folder = tmp_path / "run"
     page.expected = ("Failed to load resource",)
     ledger = begin_run(folder, (42,))
     place = begin_seed(folder, ledger, 42)
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         page.goto(f"{address}/runs/run")
         page.evaluate(
             "window.heard = []; const status = document.querySelector('[role=status]');"
@@ -291,32 +258,12 @@ def test_screen_readers_hear_what_matters_alone(page: Any, tmp_path: Path) -> No
     ledger.close()
 
 
-@pytest.mark.browser
-def test_another_server_on_the_port_is_not_the_board(page: Any, tmp_path: Path) -> None:
-    """What it answers is not shown."""
-    import http.server
-    import threading
-
-    begin_run(tmp_path / "run").close()
-    page.expected = ("Failed to load resource",)
-    port = free_port()
-    with board(tmp_path, port) as address:
-        page.goto(f"{address}/runs/run")
-    handler = http.server.SimpleHTTPRequestHandler
-    handler.log_message = lambda *_: None  # type: ignore[method-assign]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as stranger:
-        threading.Thread(target=stranger.serve_forever, daemon=True).start()
-        wait_for(page, "#connection", "not connected since", 6)
-        assert page.text_content("h1") == "run"
-        stranger.shutdown()
-
-
 # --- other web pages ------------------------------------------------------------------------------
 
 
 def test_every_answer_guards_itself(tmp_path: Path) -> None:
     whole_run(tmp_path / "run", seeds=(42,))
-    with board(tmp_path, free_port()) as address:
+    with board(tmp_path) as address:
         for place in (*PAGES, "healthz", "none", "runs/none", "static/board.js", "static/base.css", "static/none"):
             _, _, headers = get(f"{address}/{place}")
             assert headers["X-Content-Type-Options"] == "nosniff", place
@@ -363,23 +310,15 @@ def test_how_far_mlflow_has_come(tmp_path: Path) -> None:
     assert standing_of(folder, "does not answer") == f"does not answer (DatabaseError) at {default_uri(tmp_path)}"
 
 
-@contextmanager
-def silent_server() -> Iterator[int]:
-    """Takes connections and never says a word."""
-    with closing(socket.socket()) as server:
+def test_no_page_waits_for_mlflow(tmp_path: Path) -> None:
+    """A store that takes connections and never answers: the pages come while it is still being asked."""
+    with closing(socket.socket()) as server, board(tmp_path) as address:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        yield server.getsockname()[1]
-
-
-def test_no_page_waits_for_mlflow(tmp_path: Path) -> None:
-    """A store that never answers: the pages come while it is still being asked."""
-    with silent_server() as port, board(tmp_path, free_port()) as address:
-        ledger = begin_run(tmp_path / "run", mlflow__tracking_uri=f"http://127.0.0.1:{port}")
-        begin_seed(tmp_path / "run", ledger, 42)
+        port = server.getsockname()[1]
+        begin_run(tmp_path / "run", mlflow__tracking_uri=f"http://127.0.0.1:{port}").close()
         for _ in range(3):
             assert "being asked" in look(address)
-        ledger.close()
 
 
 # --- the command ----------------------------------------------------------------------------------

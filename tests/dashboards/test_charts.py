@@ -12,9 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.charts.curves import Axes, Line, Rule, area_chart, line_chart, thinned
+from dashboards.charts.kinds import (
+    Axes,
+    Bar,
+    Line,
+    Part,
+    Row,
+    Rule,
+    area_chart,
+    bar_chart,
+    dot_chart,
+    line_chart,
+    thinned,
+)
 from dashboards.charts.paper import Figure, Head, Scale, Table, bounds, even_ticks, log_ticks, shown
-from dashboards.charts.rows import Bar, Part, Row, bar_chart, dot_chart
 from golf_core.strict_json import printable
 
 HEAD, AXES = Head("i", "t"), Axes("x", "y")
@@ -120,7 +131,7 @@ def test_an_interval_without_end_is_an_arrow() -> None:
 
 
 def test_shares_fill_the_height() -> None:
-    figure = area_chart(HEAD, "x", [1, 2], {"a": [0.25, 0.5], "b": [0.75, 0.5]}, {"a": "a0", "b": "a1"})
+    figure = area_chart(HEAD, "x", [1, 2], {"a": [0.25, 0.5], "b": [0.75, 0.5]})
     areas = [e.get("d", "") for e in drawn(figure).iter() if (e.get("class") or "").startswith("area")]
     tops = [float(point.split()[1]) for point in areas[1].strip("MZ").split("L")[:2]]
     assert tops == [12.0, 12.0], "the uppermost edge is at the top of the frame"
@@ -137,6 +148,6 @@ def test_words_are_shown_and_not_obeyed(word: str) -> None:
 def test_nothing_to_draw() -> None:
     """An empty chart is still a picture."""
     drawn(line_chart(HEAD, AXES, []))
-    drawn(area_chart(HEAD, "x", [], {"a": []}, {"a": "a0"}))
+    drawn(area_chart(HEAD, "x", [], {"a": []}))
     drawn(bar_chart(HEAD, [], "s"))
     drawn(dot_chart(HEAD, [], "s"))

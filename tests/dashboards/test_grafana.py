@@ -12,9 +12,9 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from golf_core.events import Gpu, PhaseFinished, PhaseStarted, System, Validatio
 from golf_core.files import write_text
 from orchestrator.folder.event_log import event_of
 from orchestrator.folder.results import RunResult
-from orchestrator.job.load import Job
 from orchestrator.run.prometheus import ALL_SERIES, PREFIX, RUN_TAGS, TARGETS, RunMetrics, Series
 
 REPO = Path(__file__).resolve().parents[2]
@@ -72,16 +71,19 @@ class Known:
         return Gauge()
 
 
-Made = tuple[RunMetrics, Path, Job]
+JOB = job(seeds=[42, 1337], cost__per_node_hour=36.0)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Made]:
-    folder = tmp_path / "tiny-1"
-    begin_run(folder, (42, 1337), cost__per_node_hour=36.0).close()
-    the_job = job(seeds=[42, 1337], cost__per_node_hour=36.0)
-    metrics = RunMetrics(folder, the_job, True, Known())
-    yield metrics, folder, the_job
+def folder(tmp_path: Path) -> Path:
+    begin_run(tmp_path / "tiny-1", (42, 1337), cost__per_node_hour=36.0).close()
+    return tmp_path / "tiny-1"
+
+
+@pytest.fixture
+def metrics(folder: Path) -> Iterator[RunMetrics]:
+    metrics = RunMetrics(folder, JOB, True, Known())
+    yield metrics
     metrics.close()
 
 
@@ -98,8 +100,7 @@ def trained(metrics: RunMetrics) -> None:
         metrics.on_event(42, event)
 
 
-def test_every_series_is_filled(made: Made) -> None:
-    metrics, folder, _ = made
+def test_every_series_is_filled(metrics: RunMetrics, folder: Path) -> None:
     metrics.on_start(42, 1)
     seen = {name for name, _, _ in metrics.samples()}
     for event in EVENTS:
@@ -119,8 +120,7 @@ def test_every_series_is_filled(made: Made) -> None:
     assert values(metrics, "golf_seeds") == {("queued",): 1, ("running",): 1, ("finished",): 0, ("failed",): 0}
 
 
-def test_when_a_seed_ends_its_results_stay_and_the_moment_ends(made: Made) -> None:
-    metrics, _, _ = made
+def test_when_a_seed_ends_its_results_stay_and_the_moment_ends(metrics: RunMetrics) -> None:
     trained(metrics)
     result = finished(42, 1.115)
     metrics.on_end(result)
@@ -132,8 +132,7 @@ def test_when_a_seed_ends_its_results_stay_and_the_moment_ends(made: Made) -> No
     assert values(metrics, "golf_seeds")[("finished",)] == 1
 
 
-def test_what_a_gpu_does_not_tell_is_left_out(made: Made) -> None:
-    metrics, _, _ = made
+def test_what_a_gpu_does_not_tell_is_left_out(metrics: RunMetrics) -> None:
     gpus = (Gpu(0, memory_mib=1.0), Gpu(1, utilisation_percent=100.0))
     metrics.on_event(42, System(memory_mib=2.0, gpus=gpus))
     assert values(metrics, "golf_gpu_memory_bytes") == {("42", "0"): 2.0**20}
@@ -141,8 +140,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(made: Made) -> None:
     assert values(metrics, "golf_node_memory_bytes") == {("42",): 2.0**21}
 
 
-def test_another_attempt_begins_with_nothing_of_the_last(made: Made) -> None:
-    metrics, _, _ = made
+def test_another_attempt_begins_with_nothing_of_the_last(metrics: RunMetrics) -> None:
     trained(metrics)
     metrics.on_start(42, 2)
     left = {name: value for name, tags, value in metrics.samples() if "seed" in tags}
@@ -158,29 +156,22 @@ def test_hours_and_cost_go_on_where_an_earlier_driver_ended(tmp_path: Path) -> N
     begin_seed(folder, ledger, 42, 2)
     finish_seed(folder, ledger, 42, 1.115, 2)
     ledger.close()
-    metrics = RunMetrics(folder, job(seeds=[42, 1337], cost__per_node_hour=36.0), True, Known())
-    try:
+    with closing(RunMetrics(folder, JOB, True, Known())) as metrics:
         hours, cost = values(metrics, "golf_node_hours")[()], values(metrics, "golf_cost")[()]
         assert hours * 3600 >= 0.2
         assert cost == pytest.approx(36.0 * hours, rel=0.5)
         assert values(metrics, "golf_seeds")[("finished",)] == 1
-    finally:
-        metrics.close()
+    with closing(RunMetrics(folder, job(cost__per_node_hour=None), True, Known())) as metrics:
+        names = {name for name, _, _ in metrics.samples()}
+        assert "golf_node_hours" in names and "golf_cost" not in names, "a run without a price"
 
 
-def test_a_run_without_a_price_has_no_cost(made: Made) -> None:
-    metrics = RunMetrics(made[1], job(cost__per_node_hour=None), True, Known())
-    metrics.close()
-    names = {name for name, _, _ in metrics.samples()}
-    assert "golf_node_hours" in names and "golf_cost" not in names
-
-
-def test_values_are_set_again_and_once_more_at_the_end(made: Made) -> None:
+def test_values_are_set_again_and_once_more_at_the_end(folder: Path) -> None:
     known = Known()
-    metrics = RunMetrics(made[1], made[2], True, known)
+    metrics = RunMetrics(folder, JOB, True, known)
     metrics.on_start(42, 1)
     metrics.close()
-    assert ("golf_attempts", {"run": "tiny-1", "job_name": made[2].name, "seed": "42"}, 1) in known.set_to
+    assert ("golf_attempts", {"run": "tiny-1", "job_name": JOB.name, "seed": "42"}, 1) in known.set_to
     count = len(known.set_to)
     metrics.on_start(1337, 1)  # after the end: nobody listens
     assert len(known.set_to) == count
@@ -202,11 +193,11 @@ def test_no_event_can_end_the_run(kind: Any, fields: dict[str, Any]) -> None:
         metrics.close()
 
 
-def test_gauges_that_fail_end_nothing(made: Made) -> None:
+def test_gauges_that_fail_end_nothing(folder: Path) -> None:
     def broken(series: Series) -> Any:
         raise RuntimeError("no Ray here")
 
-    metrics = RunMetrics(made[1], made[2], True, broken)
+    metrics = RunMetrics(folder, JOB, True, broken)
     trained(metrics)
     metrics.on_end(finished(42, 1.1))
     metrics.close()
@@ -269,77 +260,65 @@ def test_the_page_lists_every_series() -> None:
 # --- a real Prometheus ----------------------------------------------------------------------------
 
 
+@dataclass
 class Prometheus:
     """A Prometheus of our own that reads what `golf run` offers under the temporary directory `place`."""
 
-    def __init__(self, place: Path) -> None:
-        self.port = free_port()
-        config = place / "prometheus.yml"
-        text = (GRAFANA / "prometheus.yml").read_text().replace("/tmp/ray/", f"{place}/ray/")
-        config.write_text(re.sub(r"interval: \d+s", "interval: 1s", text))
-        address = f"127.0.0.1:{self.port}"
-        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={place / 'tsdb'}"]
-        self._log = (place / "prometheus.log").open("w")
-        self._process = subprocess.Popen(
-            [*command, f"--web.listen-address={address}", "--log.level=warn"], stdout=self._log, stderr=self._log
-        )
-        self._wait_until(lambda: self._get("/-/ready") is not None, place / "prometheus.log")
+    place: Path
+    port: int
 
-    def _wait_until(self, holds: Callable[[], bool], log: Path) -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until and self._process.poll() is None:
-            try:
-                if holds():
-                    return
-            except OSError:
-                time.sleep(0.2)
-        self.close()
-        raise AssertionError(log.read_text())
-
-    def _get(self, path: str) -> bytes:
+    def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
             return bytes(answer.read())
 
     def range(self, query: str, start: float, end: float) -> list[tuple[dict[str, str], list[float]]]:
         """The labels and values of every series that answers."""
         asked = urllib.parse.urlencode({"query": query, "start": start, "end": end, "step": 1})
-        answer = json.loads(self._get(f"/api/v1/query_range?{asked}"))
+        answer = json.loads(self.get(f"/api/v1/query_range?{asked}"))
         assert answer["status"] == "success"
         return [(each["metric"], [float(v) for _, v in each["values"]]) for each in answer["data"]["result"]]
 
-    def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+    def last(self, query: str, start: float, end: float) -> float:
+        """What the only series that answers says last."""
+        ((_, values),) = self.range(query, start, end)
+        return values[-1]
 
 
 @pytest.fixture
-def prometheus() -> Iterator[tuple[Prometheus, Path]]:
+def prometheus() -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
         pytest.skip("there is no prometheus here; on Debian: apt-get install --no-install-recommends prometheus")
-    place = Path(tempfile.mkdtemp(prefix="golf-prom-", dir="/tmp"))  # short: Ray's sockets lie in it
-    server = Prometheus(place)
-    yield server, place
-    server.close()
-    shutil.rmtree(place, ignore_errors=True)
+    # Ray's sockets lie in it: a short name.
+    with tempfile.TemporaryDirectory(prefix="golf-prom-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        server = Prometheus(Path(name), free_port())
+        text = (GRAFANA / "prometheus.yml").read_text().replace("/tmp/ray/", f"{name}/ray/")
+        config, log = server.place / "prometheus.yml", server.place / "prometheus.log"
+        config.write_text(re.sub(r"interval: \d+s", "interval: 1s", text))
+        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={name}/tsdb", "--log.level=warn"]
+        command.append(f"--web.listen-address=127.0.0.1:{server.port}")
+        with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+            try:
+                until = time.monotonic() + 60
+                while not _ready(server):
+                    assert process.poll() is None and time.monotonic() < until, log.read_text()
+                    time.sleep(0.2)
+                yield server
+            finally:
+                process.kill()
+
+
+def _ready(server: Prometheus) -> bool:
+    with suppress(OSError):
+        return bool(server.get("/-/ready"))
+    return False
 
 
 def assert_answered(server: Prometheus, run: str, began: float, ended: float) -> None:
     """Every query of the dashboard has an answer, of finite values."""
-    silent, odd = [], []
     for title, query in QUERIES:
         answer = server.range(query.replace("$run", run).replace("$seed", "42|1337"), began, ended)
         values = [value for _, series in answer for value in series]
-        if not values:
-            silent.append(f"{title}: {query}")
-        elif not all(math.isfinite(value) for value in values):
-            odd.append(f"{title}: {query}")
-    assert not silent
-    assert not odd
+        assert values and all(map(math.isfinite, values)), f"{title}: {query}"
 
 
 def page_of(metrics: RunMetrics) -> str:
@@ -351,9 +330,8 @@ def page_of(metrics: RunMetrics) -> str:
     return "".join(lines)
 
 
-def test_on_a_machine_with_gpus_the_panels_show_both(prometheus: tuple[Prometheus, Path], made: Made) -> None:
-    server, place = prometheus
-    metrics, folder, _ = made
+def test_on_a_machine_with_gpus_the_panels_show_both(prometheus: Prometheus, metrics: RunMetrics, folder: Path) -> None:
+    server = prometheus
     metrics.on_start(42, 1)
     for event in EVENTS[1:]:
         metrics.on_event(42, event)
@@ -371,7 +349,7 @@ def test_on_a_machine_with_gpus_the_panels_show_both(prometheus: tuple[Prometheu
     began = time.time()
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()
-        targets = place / "ray" / "session_latest" / TARGETS
+        targets = server.place / "ray" / "session_latest" / TARGETS
         targets.parent.mkdir(parents=True)
         write_text(targets, json.dumps([{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{pages.server_port}"]}]))
         until = time.monotonic() + 60
@@ -390,13 +368,15 @@ def test_on_a_machine_with_gpus_the_panels_show_both(prometheus: tuple[Prometheu
 
 @pytest.mark.ray
 def test_prometheus_answers_every_query_of_the_dashboard(
-    prometheus: tuple[Prometheus, Path], tmp_path: Path, sample_folder: Path
+    prometheus: Prometheus, tmp_path: Path, sample_folder: Path
 ) -> None:
-    server, place = prometheus
+    server = prometheus
     overrides = OVERRIDES | {"train.iterations": 40, "train.log_every": 4}
     path = write_job(tmp_path, overrides=overrides, seeds=[42, 1337], audit={"positions": 1}, cost={"per_node_hour": 2})
     began = time.time()
-    done = golf("run", str(path), "--address", "local", RAY_TMPDIR=str(place), RAY_metrics_report_interval_ms="1000")
+    done = golf(
+        "run", str(path), "--address", "local", RAY_TMPDIR=str(server.place), RAY_metrics_report_interval_ms="1000"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     ended = time.time()
     run = only_run(tmp_path)
@@ -406,15 +386,10 @@ def test_prometheus_answers_every_query_of_the_dashboard(
     for seed in result.seeds:
         chosen = f'run="{run.name}", seed="{seed.seed}"'
         assert seed.evaluate is not None and seed.evaluate.mixture is not None and seed.export is not None
-        (_, scores), *others = server.range(f'ray_golf_eval_bpb{{{chosen}, scorer="mixture"}}', began, ended)
-        assert not others
-        assert scores[-1] == pytest.approx(seed.evaluate.mixture.bpb, rel=1e-9)
-        (_, sizes), *others = server.range(f"sum(ray_golf_artifact_bytes{{{chosen}}})", began, ended)
-        assert not others
-        assert sizes[-1] == seed.export.total_bytes
-        (_, steps_done), *_ = server.range(f"ray_golf_train_steps{{{chosen}}}", began, ended)
+        score = server.last(f'ray_golf_eval_bpb{{{chosen}, scorer="mixture"}}', began, ended)
+        assert score == pytest.approx(seed.evaluate.mixture.bpb, rel=1e-9)
+        assert server.last(f"sum(ray_golf_artifact_bytes{{{chosen}}})", began, ended) == seed.export.total_bytes
         assert seed.train is not None
-        assert steps_done[-1] == seed.train.steps
+        assert server.last(f"ray_golf_train_steps{{{chosen}}}", began, ended) == seed.train.steps
     cost = f'max(ray_golf_cost{{run="{run.name}"}}) / max(ray_golf_node_hours{{run="{run.name}"}})'
-    ((_, prices),) = server.range(cost, began + (ended - began) / 2, ended)
-    assert prices[-1] == pytest.approx(2.0, rel=0.2)
+    assert server.last(cost, began + (ended - began) / 2, ended) == pytest.approx(2.0, rel=0.2)

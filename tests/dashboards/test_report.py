@@ -20,7 +20,7 @@ from drawing import examples
 from full_size import NASTY, as_json, full_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import spoil
+from made_up import spoil_file
 from run_builders import begin_run, finish_run, whole_run
 from typer.testing import CliRunner
 
@@ -35,6 +35,7 @@ from orchestrator.plugins import run_written
 
 SCORES = {"neural": 3, "mixture": 4, "published": 5}
 """Columns of the seeds' table, from 1."""
+BREAKDOWNS = "seed-*/breakdown.json"
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,20 @@ def report(run: Path) -> Path:
     return run / REPORT
 
 
+@pytest.fixture
+def opened(page: Any, report: Path) -> Any:
+    """The report in a browser."""
+    page.goto(report.as_uri())
+    return page
+
+
 def figure(page: Any, selector: str) -> float:
     return float(page.text_content(selector).replace(",", ""))
+
+
+def exact(page: Any, selector: str) -> float:
+    """The figure behind a cell."""
+    return float(page.get_attribute(selector, "data-value"))
 
 
 def data_of(page: Any, chart: str) -> list[dict[str, str]]:
@@ -62,9 +75,8 @@ def data_of(page: Any, chart: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.browser
-def test_the_figures_are_those_of_the_result(page: Any, run: Path, report: Path) -> None:
-    result = as_json(run / "result.json")
-    page.goto(report.as_uri())
+def test_the_figures_are_those_of_the_result(opened: Any, run: Path) -> None:
+    page, result = opened, as_json(run / "result.json")
     assert page.text_content("#verdict") == result["claim"]["verdict"]
     assert page.text_content("#sentence") == result["claim"]["sentence"]
     rows = page.locator("#seeds-table tbody tr")
@@ -75,11 +87,11 @@ def test_the_figures_are_those_of_the_result(page: Any, run: Path, report: Path)
         for scorer, column in SCORES.items():
             cell = f"{place} > :nth-child({column})"
             assert figure(page, cell) == pytest.approx(seed["evaluate"][scorer]["bpb"], abs=5.1e-6)
-            assert float(page.get_attribute(cell, "data-value")) == seed["evaluate"][scorer]["bpb"]
+            assert exact(page, cell) == seed["evaluate"][scorer]["bpb"]
         total = seed["export"]["weight_bytes"] + seed["export"]["code_bytes"]
         assert figure(page, f"{place} > :nth-child(7)") == total
     mean = "#seeds-table tfoot tr:first-child > :nth-child(4)"
-    assert float(page.get_attribute(mean, "data-value")) == result["claim"]["scores"]["mixture"]["mean"]
+    assert exact(page, mean) == result["claim"]["scores"]["mixture"]["mean"]
     conditions = page.locator("#conditions tbody tr").all_text_contents()
     assert len(conditions) == len(result["claim"]["conditions"])
     for shown, condition in zip(conditions, result["claim"]["conditions"], strict=True):
@@ -90,9 +102,8 @@ def test_the_figures_are_those_of_the_result(page: Any, run: Path, report: Path)
 
 
 @pytest.mark.browser
-def test_the_data_behind_the_charts_are_exact(page: Any, run: Path, report: Path) -> None:
-    result = as_json(run / "result.json")
-    page.goto(report.as_uri())
+def test_the_data_behind_the_charts_are_exact(opened: Any, run: Path) -> None:
+    page, result = opened, as_json(run / "result.json")
     running = data_of(page, "running-bpb")
     history = result["seeds"][0]["evaluate"]["history"]
     assert [int(row["chunk"]) for row in running] == [record["chunk"] for record in history]
@@ -113,34 +124,26 @@ def test_the_data_behind_the_charts_are_exact(page: Any, run: Path, report: Path
 
 
 @pytest.mark.browser
-def test_pointing_at_a_chart_shows_the_exact_figure(page: Any, run: Path, report: Path) -> None:
-    page.goto(report.as_uri())
-    chart = page.locator("#fig-running-bpb svg")
+def test_pointer_and_keyboard_read_the_exact_figures_off_a_chart(opened: Any, run: Path) -> None:
+    chart, tip = opened.locator("#fig-running-bpb svg"), opened.locator("#fig-running-bpb .tip")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-    tip = page.locator("#fig-running-bpb .tip")
+    opened.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
     chunk = int(tip.locator("b").text_content().split()[1])
     record = as_json(run / "result.json")["seeds"][0]["evaluate"]["history"][chunk - 1]
     # The middle of the picture is left of the middle of the axis, which has figures beside it.
     assert 1893 * 0.40 < chunk < 1893 * 0.50
     assert f"mixture, seed 42: {round(record['bpb']['mixture'], 6)}" in tip.inner_text()
-    page.mouse.move(0, 0)
+    opened.mouse.move(0, 0)
     assert tip.is_hidden()
-
-
-@pytest.mark.browser
-def test_the_keyboard_reads_a_chart(page: Any, report: Path) -> None:
-    page.goto(report.as_uri())
-    page.locator("#fig-loss-steps svg").focus()
-    tip = page.locator("#fig-loss-steps .tip b")
-    assert tip.text_content() == "step 6000"
-    page.keyboard.press("ArrowLeft")
-    assert tip.text_content() == "step 5999"
-    page.keyboard.press("Home")
-    assert tip.text_content() == "step 1"
-    page.keyboard.press("Escape")
-    assert page.locator("#fig-loss-steps .tip").is_hidden()
+    opened.locator("#fig-loss-steps svg").focus()
+    tip = opened.locator("#fig-loss-steps .tip")
+    for key, step in ((None, 6000), ("ArrowLeft", 5999), ("Home", 1)):
+        if key is not None:
+            opened.keyboard.press(key)
+        assert tip.locator("b").text_content() == f"step {step}"
+    opened.keyboard.press("Escape")
+    assert tip.is_hidden()
 
 
 @pytest.mark.browser
@@ -164,9 +167,8 @@ def test_it_needs_no_network(page: Any, report: Path) -> None:
 
 
 @pytest.mark.browser
-def test_text_is_shown_and_not_obeyed(page: Any, report: Path) -> None:
-    page.goto(report.as_uri())
-    first = page.locator(".excerpt .text").first
+def test_text_is_shown_and_not_obeyed(opened: Any) -> None:
+    first = opened.locator(".excerpt .text").first
     assert first.inner_text().startswith(NASTY.replace("\x1b", "\\x1b"))
     assert first.locator("b").count() == 0
     shaded = first.locator("span").nth(1)
@@ -174,21 +176,16 @@ def test_text_is_shown_and_not_obeyed(page: Any, report: Path) -> None:
 
 
 @pytest.mark.browser
-def test_on_paper_nothing_is_cut_off(page: Any, report: Path) -> None:
-    page.goto(report.as_uri())
-    page.emulate_media(media="print")
-    assert page.locator("nav").is_hidden()
-    assert page.locator("#fig-running-bpb svg").is_visible()
+def test_on_paper_nothing_is_cut_off(opened: Any) -> None:
+    opened.emulate_media(media="print")
+    assert opened.locator("nav").is_hidden()
+    assert opened.locator("#fig-running-bpb svg").is_visible()
 
 
-def test_it_is_small(report: Path) -> None:
+def test_it_is_small_and_the_same_run_gives_the_same_again(run: Path, report: Path, tmp_path: Path) -> None:
     """Three seeds, 1,893 chunks, 6,000 steps."""
     assert report.stat().st_size < 3_000_000
-
-
-def test_the_same_run_gives_the_same_report(run: Path, report: Path, tmp_path: Path) -> None:
-    again = write_run_report(run, tmp_path / "again.html")
-    assert again.read_bytes() == report.read_bytes()
+    assert write_run_report(run, tmp_path / "again.html").read_bytes() == report.read_bytes()
 
 
 # --- runs that lack something ----------------------------------------------------------------------
@@ -203,10 +200,10 @@ def report_text(folder: Path) -> str:
     return text_of(write_run_report(folder, folder.parent / "r.html"))
 
 
-def with_breakdowns(run: Path, folder: Path, change: Callable[[Any], None]) -> Path:
-    """A copy of `run` in `folder` each of whose breakdowns is changed."""
+def changed(run: Path, folder: Path, records: str, change: Callable[[Any], Any]) -> Path:
+    """A copy of `run` in `folder` each of whose `records` is changed."""
     shutil.copytree(run, folder)
-    for place in folder.glob("seed-*/breakdown.json"):
+    for place in folder.glob(records):
         values = as_json(place)
         change(values)
         place.write_text(json.dumps(values))
@@ -215,9 +212,8 @@ def with_breakdowns(run: Path, folder: Path, change: Callable[[Any], None]) -> P
 
 def test_a_run_without_series(tmp_path: Path) -> None:
     """An older run: no breakdown, no audit report, no history."""
-    folder = tmp_path / "old"
-    result = whole_run(folder)
-    text = report_text(folder)
+    result = whole_run(tmp_path / "old")
+    text = report_text(tmp_path / "old")
     assert result.claim.sentence in text
     assert "The scores after each chunk are not in this result." in text
     assert "The evaluation was not audited from outside." in text
@@ -233,11 +229,8 @@ def test_a_run_whose_seeds_all_failed(tmp_path: Path) -> None:
 
 
 def test_a_run_without_baseline_or_with_one_seed(tmp_path: Path) -> None:
-    made = job(seeds=[42], baseline=None)
-    seeds = (finished(42, 1.1),)
-    folder = tmp_path / "alone"
-    ledger = begin_run(folder, (42,))
-    finish_run(folder, ledger, seeds)
+    made, seeds, folder = job(seeds=[42], baseline=None), (finished(42, 1.1),), tmp_path / "alone"
+    finish_run(folder, begin_run(folder, (42,)), seeds)
     result = RunResult(made.name, "alone", made, {}, seeds, judge(made, seeds), 1.7e9, 1.7e9 + 5)
     strict_json.save(result, folder / "result.json")
     text = report_text(folder)
@@ -274,13 +267,7 @@ def test_made_up_figures_end_in_a_page_or_a_sentence(data: st.DataObject, sound:
     folder = tmp_path / "run"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(sound, folder)
-    path = folder / data.draw(st.sampled_from([*MADE_UP, "result.json"]))
-    records_of = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
-    content = records_of or json.loads(path.read_text())
-    for _ in range(data.draw(st.integers(1, 3))):
-        spoil(content, data)
-    lines = content if records_of else [content]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spoil_file(folder / data.draw(st.sampled_from([*MADE_UP, "result.json"])), data)
     for write in (write_run_report, lambda run, out: write_comparison(sound, run, out)):
         try:
             text = text_of(write(folder, tmp_path / "r.html"))
@@ -292,7 +279,7 @@ def test_made_up_figures_end_in_a_page_or_a_sentence(data: st.DataObject, sound:
 
 
 def test_a_section_that_cannot_be_drawn_says_so(sound: Path, tmp_path: Path) -> None:
-    text = report_text(with_breakdowns(sound, tmp_path / "run", lambda b: b["chunks"][0]["nats"].pop("neural")))
+    text = report_text(changed(sound, tmp_path / "run", BREAKDOWNS, lambda b: b["chunks"][0]["nats"].pop("neural")))
     assert "Where the losses lie Not shown: its figures cannot be read (KeyError)." in text
     assert text.count("cannot be read") == 1 and "Budgets" in text
 
@@ -303,19 +290,14 @@ def test_no_result_is_one_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_report_that_fails_spoils_nothing(tmp_path: Path) -> None:
-    """As at the end of a run whose folder cannot be read."""
-    said: list[str] = []
-    run_written(tmp_path, said.append)
-    (sentence,) = said
-    assert sentence.startswith("warning: the report failed") and "figures are not touched" in sentence
-
-
-def test_the_end_of_a_run_writes_it(run: Path) -> None:
+def test_the_end_of_a_run_writes_it_and_one_that_fails_spoils_nothing(run: Path, tmp_path: Path) -> None:
     said: list[str] = []
     (run / REPORT).unlink(missing_ok=True)
     run_written(run, said.append)
     assert said == [] and (run / REPORT).exists()
+    run_written(tmp_path, said.append)  # no run's folder
+    (sentence,) = said
+    assert sentence.startswith("warning: the report failed") and "figures are not touched" in sentence
 
 
 # --- comparisons -----------------------------------------------------------------------------------
@@ -329,37 +311,32 @@ def test_two_runs_paired_by_chunk(page: Any, run: Path, tmp_path: Path) -> None:
         for chunk in breakdown["chunks"]:
             chunk["nats"]["mixture"] -= shift * chunk["tokens"]
 
-    path = write_comparison(run, with_breakdowns(run, tmp_path / "other", better), tmp_path / "compare.html")
+    path = write_comparison(run, changed(run, tmp_path / "other", BREAKDOWNS, better), tmp_path / "compare.html")
     page.goto(path.as_uri())
     row = "#paired tbody tr:has(th:text-is('mixture'))"
     for column in (2, 3, 4):
-        assert float(page.get_attribute(f"{row} > :nth-child({column})", "data-value")) == pytest.approx(-shift)
+        assert exact(page, f"{row} > :nth-child({column})") == pytest.approx(-shift)
     assert figure(page, f"{row} > :nth-child(5)") == 1893
     neural = "#paired tbody tr:has(th:text-is('neural')) > :nth-child(2)"
-    assert float(page.get_attribute(neural, "data-value")) == 0
+    assert exact(page, neural) == 0
     result = as_json(run / "result.json")
     first = "#scores tbody tr:has(th:text-is('mixture')) > :nth-child(2)"
-    assert float(page.get_attribute(first, "data-value")) == result["claim"]["scores"]["mixture"]["mean"]
+    assert exact(page, first) == result["claim"]["scores"]["mixture"]["mean"]
     assert axe_violations(page) == []
 
 
 def test_other_texts_are_not_paired(run: Path, tmp_path: Path) -> None:
-    other = with_breakdowns(run, tmp_path / "other", lambda breakdown: breakdown.update(text_sha256="0" * 64))
+    other = changed(run, tmp_path / "other", BREAKDOWNS, lambda b: b.update(text_sha256="0" * 64))
     text = text_of(write_comparison(run, other, tmp_path / "c.html"))
     assert "cannot be paired" in text and "Paired by chunk" not in text
 
 
-def test_what_differs_is_listed(tmp_path: Path) -> None:
-    folders = []
-    for name, warmup in (("a", 20), ("b", 30)):
-        folder = tmp_path / name
-        full_run(folder, steps=20, chunks=12, seeds=(42, 1337))
-        values = as_json(folder / "result.json")
-        values["job"]["config"]["train"]["warmup_steps"] = warmup
-        (folder / "result.json").write_text(json.dumps(values))
-        folders.append(folder)
-    text = text_of(write_comparison(*folders, tmp_path / "c.html"))
-    assert "config.train.warmup_steps 20 30" in text
+def test_what_differs_is_listed(sound: Path, tmp_path: Path) -> None:
+    def warmer(result: Any) -> None:
+        result["job"]["config"]["train"]["warmup_steps"] = 30
+
+    other = changed(sound, tmp_path / "other", "result.json", warmer)
+    assert "config.train.warmup_steps 20 30" in text_of(write_comparison(sound, other, tmp_path / "c.html"))
 
 
 # --- the command -----------------------------------------------------------------------------------

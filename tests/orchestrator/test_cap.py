@@ -15,6 +15,7 @@ from orchestrator.folder.results import RunResult
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_a_tight_cap_is_met(cluster: Head, tmp_path: Path) -> None:
     cap = 85_000
     job = write_job(tmp_path, budgets={"artifact_bytes": cap}, seeds=[42])

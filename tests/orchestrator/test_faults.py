@@ -65,7 +65,8 @@ def test_one_of_two_ranks_is_killed(place: Path, start: Start, undisturbed: Figu
 
 
 @pytest.mark.parametrize("stage", ["train", slow("evaluate")])
-def test_the_driver_is_killed(stage: str, place: Path, undisturbed: Figures, tell: Tell) -> None:
+def test_the_driver_is_killed(stage: str, place: Path, start: Start, undisturbed: Figures, tell: Tell) -> None:
+    """With a head of its own, which goes as well."""
     service = Service(place, job(place), "--address", "local")
     service.wait_for(in_stage(stage))
     ranks = [psutil.Process(pid) for pid in service.ranks()]
@@ -73,7 +74,7 @@ def test_the_driver_is_killed(stage: str, place: Path, undisturbed: Figures, tel
     service.ends()
     assert ranks and not psutil.wait_procs(ranks, timeout=15)[1], "a rank is left, and holds its GPU"
     assert no_orphans(place)
-    resumed = Service(place, "--resume", str(service.run), "--address", "local")
+    resumed = start("--resume", str(service.run))
     assert resumed.ends() == 0, resumed.text
     check_whole(service.run, undisturbed)
     (seed,) = load(RunResult, service.run / "result.json").seeds

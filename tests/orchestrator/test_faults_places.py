@@ -57,9 +57,7 @@ def test_the_disk_is_full(place: Path, start: Start, undisturbed: Figures, tell:
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted by root alone")
     try:
-        service = Service(
-            place, job(place, mlflow={"tracking_uri": f"sqlite:///{place}/mlflow.db"}), "--address", "local"
-        )
+        service = start(job(place, mlflow={"tracking_uri": f"sqlite:///{place}/mlflow.db"}))
         service.wait_for(in_stage("train"))
         run = service.run
         filler = disk / "filler"
