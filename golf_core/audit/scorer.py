@@ -34,6 +34,12 @@ class Scorer(Protocol):
     It may declare, as attributes, `vocab_size` (int), `chunk_tokens` (int: state changes only at multiples of it),
     `resets_at_documents` (bool: nothing is carried over from one document to the next), `complete_from` (int: before
     this token a part of it does not speak yet, so sums are measured from there on).
+
+    Two methods are optional, and trusted only after a comparison:
+
+    - `snapshots(tokens, positions) -> Sequence[Snapshot]`: it can start from the middle, which makes the audit fast.
+      One snapshot for each of the ascending `positions`, at that position or before it;
+    - `distributions(tokens, positions) -> Output`: ln p [len(positions), V] of every symbol at each of `positions`.
     """
 
     def __call__(self, tokens: Tokens, /) -> Output:
@@ -59,22 +65,6 @@ class Snapshot(Protocol):
 
     def score(self, tokens: Tokens, stop: int) -> Output:
         """Losses [stop - position] of tokens[position:stop], for `tokens` [n] that may differ from `position` on."""
-        ...
-
-
-class Restartable(Scorer, Protocol):
-    """A scorer that can start from the middle, which makes the audit fast. Trusted only after a comparison."""
-
-    def snapshots(self, tokens: Tokens, positions: Sequence[int]) -> Sequence[Snapshot]:
-        """One snapshot for each of the ascending `positions`, at that position or before it."""
-        ...
-
-
-class Distributed(Scorer, Protocol):
-    """A scorer that can show whole distributions. Trusted only after a comparison."""
-
-    def distributions(self, tokens: Tokens, positions: Sequence[int]) -> Output:
-        """ln p [len(positions), V] of every symbol at each of `positions`."""
         ...
 
 

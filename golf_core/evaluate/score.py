@@ -16,8 +16,7 @@ from torch import Tensor
 from golf_core.config import EvalConfig
 from golf_core.distributed import Ranks, device_name
 from golf_core.evaluate.adaptation import TestTimeTrainer
-from golf_core.evaluate.experts import Positions, Published, neural_terms
-from golf_core.evaluate.kraft import KraftMeter
+from golf_core.evaluate.experts import KraftMeter, Positions, Published, neural_terms
 from golf_core.evaluate.text import ValidationText, Windows, bits_per_byte, chunk_windows, sliding_windows
 from golf_core.events import Chunk, Listener, PhaseFinished, PhaseStarted, ignore
 from golf_core.mixture.mixer import Mixer

@@ -14,8 +14,7 @@ from golf_core.artifact.export import ARTIFACT_NAME, export
 from golf_core.audit.report import AuditOptions
 from golf_core.config import GolfConfig, override, preset
 from golf_core.data.shards import validation_tokens
-from golf_core.evaluate.auditable import EvaluationScorer
-from golf_core.evaluate.self_audit import audit_evaluation, in_short
+from golf_core.evaluate.auditable import EvaluationScorer, audit_evaluation, in_short
 from golf_core.model.gpt import GPT
 
 CONFIG = override(
