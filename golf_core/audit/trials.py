@@ -176,9 +176,7 @@ def repeatability(watch: Watch, rng: np.random.Generator) -> Repeatability:
         one, two = subject.run(tokens, subject.fresh()), subject.run(tokens, subject.fresh())
         fresh, against = apart(one, two), apart(one, base)
         random = fresh[1] or (against[1] and not again[1] and not after[1])
-        keeps = (again[1] or after[1]) and not fresh[1]
-        if keeps:
-            subject.renew()
+        subject.renewed = keeps = (again[1] or after[1]) and not fresh[1]
     return Repeatability(
         same_object=again[0],
         after_other_text=after[0],

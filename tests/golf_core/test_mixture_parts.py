@@ -243,23 +243,6 @@ def test_exponents_stay_within_their_limits(pull: tuple[float, float]) -> None:
     torch.testing.assert_close(tilted.exp().sum(1), torch.ones(chunk, dtype=torch.float64))
 
 
-def test_exponents_follow_the_text() -> None:
-    """The most probable token every time, for long; then never: beta rises, and falls again."""
-    vocab, chunk = 8, 8192
-    log_probs = log_probs_for(6 * chunk, vocab, 1)
-    words = torch.tensor([w for w in range(vocab) if w != BOS])  # one long document
-    likely, unlikely = log_probs[: 4 * chunk, words].argmax(1), log_probs[4 * chunk :, words].argmin(1)
-    tokens = torch.cat((torch.zeros(1, dtype=torch.int64), words[likely], words[unlikely]))
-    tilt = DocumentTilt(vocab, tokens, CPU)
-    beta = []
-    for first in range(0, 6 * chunk, chunk):
-        tilt.tilt(log_probs[first : first + chunk], first, 0)
-        tilt.learn(first, first + chunk)
-        beta.append(float(tilt.exponents[-1, 0]))
-    assert 1.4 < beta[2] <= beta[3]
-    assert beta[4] < beta[3] and beta[5] == tilting.LIMITS[0][0]
-
-
 # --- the weights ---------------------------------------------------------------------------------------------------
 
 
