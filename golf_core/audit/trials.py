@@ -78,25 +78,14 @@ class Watch:
         start = cut.index - base.shape[1]
         if not base.shape[1]:
             return
-        apart = differences(values, base)
-        wrong = beyond(apart, base, self.tolerance)
         for row, name in enumerate(self.base.names):
-            largest = float(apart[row].max())
+            largest, found = _moved(values[row], base[row], self.tolerance)
             self.largest[name] = max(self.largest[name], largest)
-            found = np.flatnonzero(wrong[row])
             if len(found):
                 first, last = start + int(found[0]), start + int(found[-1])
                 self.influences.append(
                     Influence(name, cut.index, cut.where, change.name, change.single, first, last, len(found), largest)
                 )
-
-    def moved(self, values: F64, score: str, stop: int) -> tuple[int, int, int, float] | None:
-        """First and last position before `stop` at which a score's loss moved, how many, and how far; None for none."""
-        row = self.base.names.index(score)
-        base = self.base.values[row, :stop]
-        apart = differences(values[row, :stop], base)
-        found = np.flatnonzero(beyond(apart, base, self.tolerance))
-        return (int(found[0]), int(found[-1]), len(found), float(apart.max())) if len(found) else None
 
     def evidence(self) -> CausalEvidence:
         """What to report: of each score the largest influences."""
@@ -136,19 +125,27 @@ def _reach_of(watch: Watch, worst: Influence, changed: Tokens, clock: Clock) -> 
     `changed` [n] is the text that showed it. Of its change only the part from a later cut on is kept; the losses that
     moved before are watched. What is found is a lower bound where a change must be long to show.
     """
-    tokens, low, high, found = watch.tokens, worst.cut, len(watch.tokens) - 1, worst
+    low, high, found = worst.cut, len(watch.tokens) - 1, worst
+    row, stop = watch.base.names.index(worst.score), worst.last + 1
     while low < high and not clock.over():
         cut = (low + high + 1) // 2
-        trial = np.concatenate((tokens[:cut], changed[cut:]))
-        moved = watch.moved(watch.subject.run(trial).values, worst.score, worst.last + 1)
-        if moved is None:
-            high = cut - 1
-        else:
-            low = cut
+        trial = np.concatenate((watch.tokens[:cut], changed[cut:]))
+        values = watch.subject.run(trial).values[row, :stop]
+        largest, moved = _moved(values, watch.base.values[row, :stop], watch.tolerance)
+        if len(moved):
+            low, first, last = cut, int(moved[0]), int(moved[-1])
             found = dataclasses.replace(
-                worst, cut=cut, single=False, first=moved[0], last=moved[1], count=moved[2], difference=moved[3]
+                worst, cut=cut, single=False, first=first, last=last, count=len(moved), difference=largest
             )
+        else:
+            high = cut - 1
     return found
+
+
+def _moved(values: F64, base: F64, tolerance: float) -> tuple[float, NDArray[np.int64]]:
+    """How far losses [k] moved at the most, and where by more than the tolerance."""
+    apart = differences(values, base)
+    return float(apart.max()), np.flatnonzero(beyond(apart, base, tolerance))
 
 
 # --- the same text again, and what is learned from it ---
