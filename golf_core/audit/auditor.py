@@ -70,6 +70,30 @@ def audit(
     return _Audit(scorer, text, options, label, fresh, progress).report()
 
 
+def empty_report(tokens: Tokens, options: AuditOptions, vocab: int) -> AuditReport:
+    """A report without a scorer, to which figures can be added."""
+    return AuditReport(
+        scorer="",
+        tokens=len(tokens),
+        tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
+        vocab_size=vocab,
+        chunk_tokens=options.chunk_tokens,
+        options=options,
+        first_scored=0,
+        mean_loss={},
+        runs=0,
+        seconds=0.0,
+        conditions=(),
+        notes=(),
+        sums=(),
+        causal=None,
+        repeat=None,
+        fast_path=None,
+        distributions=None,
+        documents=None,
+    )
+
+
 class _Audit:
     """One audit: what was measured so far, and what the next measurement needs of it."""
 
@@ -117,13 +141,10 @@ class _Audit:
         except WrongCountError as error:
             conditions = diagnosis.judge_count(error.tokens, error.losses)
         base = watch.base if watch else None
-        return AuditReport(
+        return dataclasses.replace(
+            empty_report(tokens, options, self.subject.vocab),
             scorer=self.subject.label,
-            tokens=len(tokens),
-            tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
-            vocab_size=self.subject.vocab,
             chunk_tokens=self.chunk,
-            options=options,
             first_scored=base.first if base else 0,
             mean_loss=_means(base) if base else {},
             runs=self.subject.runs,

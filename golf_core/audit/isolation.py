@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -224,30 +223,6 @@ def audit_figures(report: AuditReport, tokens: Tokens, around: Surroundings) -> 
         report = dataclasses.replace(report, budget=budget)
         conditions = (*conditions, *judge_budgets(budget))
     return dataclasses.replace(report, conditions=conditions, reproduce=around.reproduce)
-
-
-def empty_report(tokens: Tokens, options: AuditOptions, vocab: int) -> AuditReport:
-    """A report without a scorer, to which figures can be added."""
-    return AuditReport(
-        scorer="",
-        tokens=len(tokens),
-        tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
-        vocab_size=vocab,
-        chunk_tokens=options.chunk_tokens,
-        options=options,
-        first_scored=0,
-        mean_loss={},
-        runs=0,
-        seconds=0.0,
-        conditions=(),
-        notes=(),
-        sums=(),
-        causal=None,
-        repeat=None,
-        fast_path=None,
-        distributions=None,
-        documents=None,
-    )
 
 
 def _isolated(report: AuditReport, spec: ScorerSpec, tokens: Tokens, around: Surroundings) -> AuditReport:

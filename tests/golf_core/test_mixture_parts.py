@@ -23,7 +23,7 @@ from golf_core.mixture.contexts import (
     CountTable,
     LongestMatch,
 )
-from golf_core.mixture.ladder import ContextWeights, FixedShare, log_sum
+from golf_core.mixture.ladder import FixedShare, log_sum
 from golf_core.mixture.mixer import DocumentTilt
 
 CPU = torch.device("cpu")
@@ -244,33 +244,6 @@ def test_exponents_stay_within_their_limits(pull: tuple[float, float]) -> None:
 
 
 # --- the weights ---------------------------------------------------------------------------------------------------
-
-
-def test_weights_approach_the_best_fixed_mixture() -> None:
-    """Of each bucket's own; the distance to it is mostly made up early."""
-    rng, count, stretch = np.random.default_rng(1), 12_000, 50
-    bucket = rng.integers(0, 2, count)
-    truth = np.array([[0.7, 0.2, 0.1], [0.05, 0.4, 0.55]])
-    # Each expert's probability of the realised token: high where it produced it, low and varied elsewhere.
-    source = np.array([rng.choice(3, p=truth[b]) for b in bucket])
-    probs = rng.uniform(0.001, 0.06, (count, 3))
-    probs[np.arange(count), source] = rng.uniform(0.3, 0.9, count)
-    weights, nlls = ContextWeights(2, np.full(3, 1 / 3)), np.empty(count)
-    for first in range(0, count, stretch):
-        part = slice(first, first + stretch)
-        weighted = weights.of(bucket[part]) * probs[part]
-        mixed = weighted.sum(axis=1)
-        nlls[part] = -np.log(mixed)
-        weights.learn(bucket[part], weighted / mixed[:, None])
-    for which in range(2):
-        own, best = probs[bucket == which], np.full(3, 1 / 3)
-        for _ in range(300):  # expectation maximisation over the whole text
-            posterior = best * own
-            best = (posterior / posterior.sum(axis=1, keepdims=True)).mean(axis=0)
-        regret = nlls[bucket == which] + np.log(own @ best)
-        assert 0.0 < regret.sum() < 0.004 * len(own)
-        assert regret[len(own) // 2 :].sum() < 0.3 * regret.sum()
-        np.testing.assert_allclose(weights.of(np.array([which]))[0], best, atol=0.02)
 
 
 STRETCHES = st.lists(
