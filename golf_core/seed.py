@@ -79,7 +79,7 @@ def audit(work: Work) -> AuditRecord:
     """
     from golf_core.artifact.export import ARTIFACT_NAME
     from golf_core.audit.report import AuditOptions
-    from golf_core.evaluate.self_audit import AUDIT_RECORD, audit_evaluation, in_short
+    from golf_core.evaluate.auditable import AUDIT_RECORD, audit_evaluation, in_short
     from golf_core.strict_json import save
 
     def progress(line: str) -> None:

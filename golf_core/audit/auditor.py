@@ -10,16 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from golf_core.audit import diagnosis
-from golf_core.audit.causality import (
-    Edges,
-    Position,
-    Watch,
-    choose_cuts,
-    choose_positions,
-    interleaved,
-    try_cuts,
-    try_snapshot,
-)
 from golf_core.audit.normalization import (
     FIRST_SAMPLE,
     DistributionCheck,
@@ -30,16 +20,6 @@ from golf_core.audit.normalization import (
     estimated_sums,
     exact_sums,
     likely_first,
-)
-from golf_core.audit.passes import (
-    Comparison,
-    documents_apart,
-    look_back,
-    noise_of,
-    prefix_difference,
-    repeatability,
-    take_snapshots,
-    usable,
 )
 from golf_core.audit.report import (
     PARTS,
@@ -52,6 +32,19 @@ from golf_core.audit.report import (
     Repeatability,
 )
 from golf_core.audit.scorer import F64, Clock, Losses, Scorer, Subject, Tokens, WrongCountError, declared
+from golf_core.audit.trials import (
+    Edges,
+    Position,
+    Watch,
+    choose_cuts,
+    choose_positions,
+    documents_apart,
+    interleaved,
+    look_back,
+    prefix_difference,
+    repeatability,
+    try_cuts,
+)
 from golf_core.errors import UserError
 
 SHORTEST = 16
@@ -75,6 +68,30 @@ def audit(
     options = options or AuditOptions()
     text = _checked(tokens, options)
     return _Audit(scorer, text, options, label, fresh, progress).report()
+
+
+def empty_report(tokens: Tokens, options: AuditOptions, vocab: int) -> AuditReport:
+    """A report without a scorer, to which figures can be added."""
+    return AuditReport(
+        scorer="",
+        tokens=len(tokens),
+        tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
+        vocab_size=vocab,
+        chunk_tokens=options.chunk_tokens,
+        options=options,
+        first_scored=0,
+        mean_loss={},
+        runs=0,
+        seconds=0.0,
+        conditions=(),
+        notes=(),
+        sums=(),
+        causal=None,
+        repeat=None,
+        fast_path=None,
+        distributions=None,
+        documents=None,
+    )
 
 
 class _Audit:
@@ -109,51 +126,44 @@ class _Audit:
         self.repeat: Repeatability | None = None
         self.fast_path: FastPath | None = None
         self.shown: DistributionEvidence | None = None
-        self.documents: float | None = None
-        self.watch: Watch | None = None
         self.prefix: float | None = None
+        self.documents: float | None = None
         self.noise = 0.0
 
     def report(self) -> AuditReport:
         """Measure everything that was asked for."""
-        conditions: tuple[Condition, ...]
-        base: Losses | None = None
+        tokens, options, watch = self.tokens, self.options, None
         try:
-            base = self.subject.run(self.tokens)
-            self._check_claims(base)
-            self._measure(base)
-            conditions = self._judge(base)
+            watch = Watch(self.subject, tokens, options.loss_tolerance)
+            self._check_claims()
+            self._measure(watch)
+            conditions = self._judge(watch)
         except WrongCountError as error:
             conditions = diagnosis.judge_count(error.tokens, error.losses)
-        tokens, options = self.tokens, self.options
-        scored = base.values[:, base.first :] if base else None
-        return AuditReport(
+        base = watch.base if watch else None
+        return dataclasses.replace(
+            empty_report(tokens, options, self.subject.vocab),
             scorer=self.subject.label,
-            tokens=len(tokens),
-            tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
-            vocab_size=self.subject.vocab,
             chunk_tokens=self.chunk,
-            options=options,
             first_scored=base.first if base else 0,
-            mean_loss={} if base is None or scored is None else _means(base, scored),
+            mean_loss=_means(base) if base else {},
             runs=self.subject.runs,
             seconds=self.clock.seconds,
             conditions=conditions,
             notes=tuple(self.notes),
             sums=tuple(sorted(self.sums, key=lambda s: (s.position, s.method))),
-            causal=self.watch.evidence() if self.watch and (self.watch.runs or self.watch.snapshot_runs) else None,
+            causal=watch.evidence() if watch and watch.runs else None,
             repeat=self.repeat,
             fast_path=self.fast_path,
             distributions=self.shown,
             documents=self.documents,
         )
 
-    def _check_claims(self, base: Losses) -> None:
-        unknown = set(self.options.claims) - set(base.names)
+    def _check_claims(self) -> None:
+        label, names = self.subject.label, self.subject.names
+        unknown = set(self.options.claims) - set(names)
         if unknown:
-            raise UserError(
-                f"{self.subject.label}: has no score named {', '.join(sorted(unknown))}; it has {', '.join(base.names)}"
-            )
+            raise UserError(f"{label}: has no score named {', '.join(sorted(unknown))}; it has {', '.join(names)}")
 
     def _asked(self, part: str) -> bool:
         if part not in self.options.parts:
@@ -163,45 +173,43 @@ class _Audit:
             return False
         return True
 
-    def _measure(self, base: Losses) -> None:
-        subject, options = self.subject, self.options
+    def _measure(self, watch: Watch) -> None:
+        subject, options, first = self.subject, self.options, watch.base.first
         if self._asked("repeat"):
             self.progress("scoring the same text again")
-            self.repeat = repeatability(subject, self.tokens, base, options.loss_tolerance, self.rng)
-            if not usable(self.repeat, subject):
+            self.repeat = repeatability(watch, self.rng)
+            if self.repeat.keeps_state and subject.fresh is None:
                 self.notes.append("losses of changed texts say nothing about a scorer that keeps state between runs")
                 return
-            self.noise = noise_of(self.repeat)
-        self.watch = Watch(base, options.loss_tolerance + 4.0 * self.noise)
+            self.noise = self.repeat.noise
+            watch.tolerance += 4.0 * self.noise
         if self._asked("prefix"):
-            self._prefix(base)
-        edges, rng = self._find_edges(base), np.random.default_rng(options.seed)
+            self._prefix(watch)
+        edges, rng = self._find_edges(watch), np.random.default_rng(options.seed)
         complete = int(declared(subject.scorer, "complete_from") or 0)
-        begin = max(base.first, complete) if complete < len(self.tokens) else base.first
+        begin = max(first, complete) if complete < len(self.tokens) else first
         places = choose_positions(self.tokens, begin, options.positions, edges, rng)
         if self._asked("causal"):
-            self._causal(choose_cuts(len(self.tokens), base.first, options.cuts, edges, rng))
+            self._causal(watch, choose_cuts(len(self.tokens), first, options.cuts, edges, rng))
         check = None
         if self._asked("distributions") and subject.can("distributions") and self._steady:
-            check = self._distributions(base, places)
-        if self._asked("kraft") and not self._sums_are_known(base):
-            self._kraft(self._snapshots(base, places) or PlainSource(subject, self.tokens, self.watch), places)
+            check = self._distributions(watch, places)
+        if self._asked("kraft") and not self._sums_are_known():
+            self._kraft(self._snapshots(watch, places) or PlainSource(watch), places)
         if check and self.shown and self.swept and max(self.shown.own_token.values()) <= options.loss_tolerance * 10:
             self.shown = check.compared(self.shown, self.swept)
         if self._asked("documents") and declared(subject.scorer, "resets_at_documents"):
-            self.documents = documents_apart(subject, self.tokens, base, options.bos, self.rng)
+            self.documents = documents_apart(watch, options.bos, self.rng)
 
-    def _find_edges(self, base: Losses) -> Edges:
+    def _find_edges(self, watch: Watch) -> Edges:
         """What divides the text. Where the scorer's chunks end is found out if it is not known."""
-        assert self.watch is not None
         edges = Edges(self.chunk, self.options.bos)
         if self.clock.over() or not {"kraft", "causal"} & set(self.options.parts):
             return edges
         self.progress("changing earlier tokens, to see what is learned from them")
-        blocks = 2 if self.chunk else 6
-        memory = look_back(self.subject, self.tokens, base, self.watch.tolerance, self.rng, blocks)
+        memory = look_back(watch, self.rng, blocks=2 if self.chunk else 6)
         if self.repeat is not None:
-            named = dict(zip(base.names, memory.remembers, strict=True))
+            named = dict(zip(watch.base.names, memory.remembers, strict=True))
             self.repeat = dataclasses.replace(self.repeat, remembers=named)
         return edges if self.chunk else dataclasses.replace(edges, updates=memory.updates)
 
@@ -210,42 +218,38 @@ class _Audit:
         """The scorer answers the same question the same way: its other methods can be compared with its runs."""
         return not self.noise and not (self.repeat and self.repeat.keeps_state)
 
-    def _sums_are_known(self, base: Losses) -> bool:
+    def _sums_are_known(self) -> bool:
         """A large alphabet need not be swept where trusted distributions gave all the sums."""
         shown, options = self.shown, self.options
         if shown is None or options.exact or self.subject.vocab <= options.exact_limit:
             return False
         return all(
-            diagnosis.scored_with(shown, name, options.kraft_tolerance)
-            and shown.own_token[name] <= options.loss_tolerance * 10
-            for name in base.names
+            shown.scored_with(name, options.kraft_tolerance) and shown.fixed(name, options.loss_tolerance * 10)
+            for name in self.subject.names
         )
 
-    def _prefix(self, base: Losses) -> None:
+    def _prefix(self, watch: Watch) -> None:
         length = max(len(self.tokens) * 2 // 3, SHORTEST)
-        self.prefix = prefix_difference(self.subject, self.tokens, base, length)
+        self.prefix = prefix_difference(watch, length)
         if self.prefix is None:
             self.notes.append("a prefix of the text could not be scored alone")
         if self.repeat is not None:
             self.repeat = dataclasses.replace(self.repeat, prefix=self.prefix, prefix_tokens=length)
 
-    def _causal(self, cuts: Sequence[Position]) -> None:
-        assert self.watch is not None
+    def _causal(self, watch: Watch, cuts: Sequence[Position]) -> None:
         self.progress(f"changing later tokens at {len(cuts)} places")
-        tried = try_cuts(self.subject, self.tokens, cuts, self.watch, self.rng, self.clock)
+        tried = try_cuts(watch, cuts, self.rng, self.clock)
         if tried < len(cuts):
             self.notes.append(f"causal: {tried} of {len(cuts)} cuts, then the time was up")
 
-    def _snapshots(self, base: Losses, places: Sequence[Position]) -> SnapshotSource | None:
+    def _snapshots(self, watch: Watch, places: Sequence[Position]) -> SnapshotSource | None:
         """Snapshots at all places, if the scorer has them and they agree with plain runs."""
-        subject, options = self.subject, self.options
-        assert self.watch is not None
-        if not subject.can("snapshots") or not self._steady:
+        options = self.options
+        if not self.subject.can("snapshots") or not self._steady:
             return None
         self.progress(f"comparing snapshots with plain runs at {options.checks} random substitutes")
-        found = take_snapshots(subject, self.tokens, places)
-        comparison = Comparison(subject, self.tokens, base, options.loss_tolerance * 10, self.watch)
-        self.fast_path = comparison.check(found, places, options.checks, self.rng)
+        source = SnapshotSource(watch, places)
+        self.fast_path = source.compared(options.checks, options.loss_tolerance * 10, self.rng)
         if not self.fast_path.trusted:
             self.notes.append("the snapshots do not agree with the plain scorer: measured with plain runs instead")
             return None
@@ -253,18 +257,17 @@ class _Audit:
             for place in places:
                 if place.index + 1 < len(self.tokens) and not self.clock.over():
                     cut = Position(place.index + 1, tuple(f"after {w}" for w in place.where))
-                    try_snapshot(subject, self.tokens, found[place.index], cut, self.watch, self.rng)
-        return SnapshotSource(subject, self.tokens, found)
+                    watch.try_snapshot(source.snapshots[place.index], cut, self.rng)
+        return source
 
-    def _distributions(self, base: Losses, places: Sequence[Position]) -> DistributionCheck:
-        assert self.watch is not None
-        options = self.options
+    def _distributions(self, watch: Watch, places: Sequence[Position]) -> DistributionCheck:
+        options, names = self.options, self.subject.names
         self.progress("comparing distributions with losses")
-        check = DistributionCheck(self.subject, self.tokens, base, places)
-        self.shown = check.check(options.checks, self.watch, self.rng)
-        sums = distribution_sums(base.names, check.positions, check.log_probs, options.loss_tolerance)
-        for name in base.names:
-            if diagnosis.scored_with(self.shown, name, options.kraft_tolerance):
+        check = DistributionCheck(watch, places)
+        self.shown = check.check(options.checks, self.rng)
+        sums = distribution_sums(names, check.positions, check.log_probs, options.loss_tolerance)
+        for name in names:
+            if self.shown.scored_with(name, options.kraft_tolerance):
                 self.sums += [s for s in sums if s.score == name]
             else:
                 self.notes.append(
@@ -318,11 +321,10 @@ class _Audit:
             return exact_sums(source, place, names, vocab, options.loss_tolerance)[0]
         return sums
 
-    def _judge(self, base: Losses) -> tuple[Condition, ...]:
+    def _judge(self, watch: Watch) -> tuple[Condition, ...]:
         conditions: list[Condition] = []
-        options = self.options
-        tolerance = options.loss_tolerance + 4.0 * self.noise
-        if self.prefix and self.prefix > tolerance and self.watch and self.watch.runs and not self.watch.influences:
+        options, base = self.options, watch.base
+        if self.prefix and self.prefix > watch.tolerance and watch.runs and not watch.influences:
             self.notes.append(
                 f"losses of a prefix scored alone differ by {self.prefix:.3g} nats, though later tokens change none of "
                 "them: the scorer goes by the length of the text, which is allowed"
@@ -334,11 +336,11 @@ class _Audit:
                 chunk=self.chunk,
                 tokens=len(self.tokens),
                 kraft_tolerance=options.kraft_tolerance + math.expm1(min(4.0 * self.noise, 10.0)),
-                loss_tolerance=tolerance,
+                loss_tolerance=watch.tolerance,
                 noise=self.noise,
                 lowest_loss=float(base.values[row, base.first :].min()),
-                causal=self.watch.evidence() if self.watch and self.watch.runs else None,
-                influences=tuple(i for i in self.watch.influences if i.score == name) if self.watch else (),
+                causal=watch.evidence() if watch.runs else None,
+                influences=tuple(i for i in watch.influences if i.score == name),
                 sums=tuple(s for s in self.sums if s.score == name),
                 repeat=self.repeat,
                 distributions=self.shown,
@@ -368,5 +370,5 @@ def _checked(tokens: np.ndarray, options: AuditOptions) -> Tokens:
     return array.astype(np.int64)
 
 
-def _means(base: Losses, scored: F64) -> dict[str, float]:
-    return {name: float(scored[row].mean()) for row, name in enumerate(base.names)}
+def _means(base: Losses) -> dict[str, float]:
+    return {name: float(row[base.first :].mean()) for name, row in zip(base.names, base.values, strict=True)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from golf_core.audit.causality import AFTER_UPDATE
 from golf_core.audit.normalization import about_one
 from golf_core.audit.report import (
     CAUSAL,
@@ -22,9 +22,11 @@ from golf_core.audit.report import (
     Repeatability,
     Verdict,
 )
+from golf_core.audit.trials import AFTER_UPDATE
 
 NOISY = 0.01
 """A scorer whose losses move by themselves by more than this many nats hides what is looked for."""
+NOT_ASKED = "not asked for, or out of time"
 AHEAD = 3
 """Influence over at most this many tokens is a look ahead; over more, tokens were learned from before their score."""
 
@@ -52,17 +54,34 @@ class Facts:
     distributions: DistributionEvidence | None
 
     @property
-    def remembers(self) -> bool | None:
-        """Whether anything is learned from tokens; None where this was not measured."""
-        return self.repeat.remembers.get(self.score) if self.repeat else None
+    def fixed(self) -> bool:
+        """Whether the distributions shown are the same whatever the token is."""
+        return self.distributions is not None and self.distributions.fixed(self.score, self.loss_tolerance * 10)
+
+    @property
+    def scored_with(self) -> bool:
+        """Whether the losses are those of the distributions shown."""
+        return self.distributions is not None and self.distributions.scored_with(self.score, self.kraft_tolerance)
+
+    def excess(self, exact: bool) -> list[KraftSum]:
+        """Sums that are certainly above 1, of those that are exact or of the estimates."""
+        return [s for s in self.sums if s.exact == exact and s.low > 1.0 + self.kraft_tolerance]
+
+    def verdict(self, name: str, verdict: Verdict, summary: str) -> Condition:
+        """A condition's verdict for this loss."""
+        return Condition(name, self.score, verdict, summary)
+
+    @property
+    def hidden(self) -> str:
+        """Why nothing can be told of a scorer whose losses move too much by themselves; empty if they do not."""
+        return f"its own noise of {self.noise:.3g} nats hides it" if self.noise > NOISY else ""
 
 
 def judge(facts: Facts) -> tuple[Condition, ...]:
     """The four conditions for one of the losses, as far as they were measured."""
     reach = _reach(facts)
-    single_pass = _single_pass(facts, reach)
-    first_three = (_causal(facts, reach), _normalized(facts), _score_first(facts, reach))
-    return first_three if single_pass is None else (*first_three, single_pass)
+    judged = (_causal(facts, reach), _normalized(facts), _score_first(facts, reach), _single_pass(facts, reach))
+    return tuple(condition for condition in judged if condition)
 
 
 def judge_count(tokens: int, losses: int) -> tuple[Condition, ...]:
@@ -77,7 +96,7 @@ def judge_count(tokens: int, losses: int) -> tuple[Condition, ...]:
 def judge_repeat(repeat: Repeatability | None, losses: int) -> Condition:
     """Condition 4 for the scorer as a whole: a second run gives the same."""
     if repeat is None:
-        return Condition(SINGLE_PASS, None, "not measured", "not asked for, or out of time")
+        return Condition(SINGLE_PASS, None, "not measured", NOT_ASKED)
     apart = max(repeat.same_object, repeat.after_other_text)
     if repeat.keeps_state:
         told = (
@@ -142,41 +161,35 @@ def _reach(facts: Facts) -> _Reach | None:
 def _causal(facts: Facts, reach: _Reach | None) -> Condition:
     causal = facts.causal
     if causal is None:
-        return Condition(CAUSAL, facts.score, "not measured", "not asked for, or out of time")
-    later = facts.distributions.later_tokens[facts.score] if facts.distributions else 0.0
-    if reach is None:
-        if later > facts.loss_tolerance * 10:
-            summary = f"later tokens change the distributions that the scorer shows by {later:.3g} nats"
-            return Condition(CAUSAL, facts.score, "violated", summary)
-        if facts.noise > NOISY:
-            return Condition(CAUSAL, facts.score, "not measured", f"its own noise of {facts.noise:.3g} nats hides it")
-        runs = f"{causal.runs:,} runs of changed texts" + (
-            f" and {causal.snapshot_runs:,} from snapshots" if causal.snapshot_runs else ""
+        return facts.verdict(CAUSAL, "not measured", NOT_ASKED)
+    if reach is not None:
+        worst = max(facts.influences, key=lambda i: i.difference)
+        what = f"the token at {worst.cut:,} moves"
+        if not worst.single:
+            what = f"tokens from {worst.cut:,} on ({worst.change}) move"
+        places = (
+            f"the loss at {worst.first:,}" if worst.count == 1 else f"{worst.count:,} losses from {worst.first:,} on"
         )
-        largest = causal.largest_difference[facts.score]
-        return Condition(CAUSAL, facts.score, "holds", f"{runs} change no earlier loss by more than {largest:.1e} nats")
-    worst = max(facts.influences, key=lambda i: i.difference)
-    what = (
-        f"the token at {worst.cut:,} moves" if worst.single else f"tokens from {worst.cut:,} on ({worst.change}) move"
-    )
-    places = f"the loss at {worst.first:,}" if worst.count == 1 else f"{worst.count:,} losses from {worst.first:,} on"
-    summary = f"{what} {places} by {worst.difference:.3g} nats ({reach})"
-    return Condition(CAUSAL, facts.score, "violated", summary)
-
-
-def _excess(facts: Facts, exact: bool) -> list[KraftSum]:
-    limit = 1.0 + facts.kraft_tolerance
-    return [s for s in facts.sums if s.exact == exact and s.low > limit]
+        return facts.verdict(CAUSAL, "violated", f"{what} {places} by {worst.difference:.3g} nats ({reach})")
+    later = facts.distributions.later_tokens[facts.score] if facts.distributions else 0.0
+    if later > facts.loss_tolerance * 10:
+        summary = f"later tokens change the distributions that the scorer shows by {later:.3g} nats"
+        return facts.verdict(CAUSAL, "violated", summary)
+    if facts.hidden:
+        return facts.verdict(CAUSAL, "not measured", facts.hidden)
+    snapshots = f" and {causal.snapshot_runs:,} from snapshots" if causal.snapshot_runs else ""
+    largest = causal.largest_difference[facts.score]
+    summary = f"{causal.runs:,} runs of changed texts{snapshots} change no earlier loss by more than {largest:.1e} nats"
+    return facts.verdict(CAUSAL, "holds", summary)
 
 
 def _normalized(facts: Facts) -> Condition:
-    name, score, limit = NORMALIZED, facts.score, facts.kraft_tolerance
-    if facts.lowest_loss < -limit:
-        return Condition(name, score, "violated", f"a loss of {facts.lowest_loss:.3g} nats: a probability above 1")
+    if facts.lowest_loss < -facts.kraft_tolerance:
+        summary = f"a loss of {facts.lowest_loss:.3g} nats: a probability above 1"
+        return facts.verdict(NORMALIZED, "violated", summary)
     if not facts.sums:
-        return Condition(name, score, "not measured", "not asked for, or out of time")
-    mismatch = _mismatch(facts)
-    wrong = _excess(facts, exact=True)
+        return facts.verdict(NORMALIZED, "not measured", NOT_ASKED)
+    wrong, suspects, shown = facts.excess(exact=True), facts.excess(exact=False), facts.distributions
     if wrong:
         worst = max(wrong, key=lambda s: s.total)
         asked = sum(s.exact for s in facts.sums)
@@ -185,20 +198,22 @@ def _normalized(facts: Facts) -> Condition:
             f"sums to {worst.total:.6g} at {worst.position:,} ({', '.join(worst.where)}){formula}; "
             f"above 1 are {len(wrong)} of {asked} sums{_cause(facts)}"
         )
-        return Condition(name, score, "violated", summary)
-    if mismatch:
-        return Condition(name, score, "violated", mismatch)
-    suspects = _excess(facts, exact=False)
+        return facts.verdict(NORMALIZED, "violated", summary)
+    if shown and not facts.fixed:
+        apart = shown.own_token[facts.score]
+        summary = f"the distribution shown changes by {apart:.3g} nats with the token that it scores"
+        return facts.verdict(NORMALIZED, "violated", summary)
     if suspects:
         worst = max(suspects, key=lambda s: s.low)
         where = f"at {worst.position:,} it is estimated at {worst.total:.4g} [{worst.low:.4g}, {worst.high:.4g}]"
-        return Condition(name, score, "undecided", f"{where}; measure the sum with exact or more time")
-    if facts.noise > NOISY:
-        return Condition(name, score, "not measured", f"its own noise of {facts.noise:.3g} nats hides it")
+        return facts.verdict(NORMALIZED, "undecided", f"{where}; measure the sum with exact or more time")
+    if facts.hidden:
+        return facts.verdict(NORMALIZED, "not measured", facts.hidden)
+    summary = _sum_summary(facts)
     if not any(s.exact or about_one(s, facts.options.estimate_margin) for s in facts.sums):
-        summary = f"{_sum_summary(facts)}: too wide to tell; ask for exact sums, or show distributions"
-        return Condition(name, score, "not measured", summary)
-    return Condition(name, score, "holds", _sum_summary(facts))
+        summary += ": too wide to tell; ask for exact sums, or show distributions"
+        return facts.verdict(NORMALIZED, "not measured", summary)
+    return facts.verdict(NORMALIZED, "holds", summary)
 
 
 def _sum_summary(facts: Facts) -> str:
@@ -219,62 +234,38 @@ def _sum_summary(facts: Facts) -> str:
 
 def _cause(facts: Facts) -> str:
     """What distributions tell about a sum above 1."""
-    shown = facts.distributions
-    if shown is None:
+    if facts.distributions is None:
         return ""
-    if _fixed(shown, facts) and _scored_with(shown, facts):
-        return "; the distribution does not depend on the token: it is not normalised"
-    if not _scored_with(shown, facts):
+    if not facts.scored_with:
         return "; the losses are not those of the distributions that it shows"
+    if facts.fixed:
+        return "; the distribution does not depend on the token: it is not normalised"
     return "; the distribution depends on the token that it scores"
-
-
-def _mismatch(facts: Facts) -> str:
-    shown = facts.distributions
-    if shown is None:
-        return ""
-    score, limit = facts.score, facts.loss_tolerance * 10
-    if shown.own_token[score] > limit:
-        return f"the distribution shown changes by {shown.own_token[score]:.3g} nats with the token that it scores"
-    return ""
-
-
-def _fixed(shown: DistributionEvidence, facts: Facts) -> bool:
-    return shown.own_token[facts.score] <= facts.loss_tolerance * 10
-
-
-def _scored_with(shown: DistributionEvidence, facts: Facts) -> bool:
-    return scored_with(shown, facts.score, facts.kraft_tolerance)
-
-
-def scored_with(shown: DistributionEvidence, score: str, tolerance: float) -> bool:
-    """Whether the losses are those of the distributions shown, within `tolerance` nats."""
-    return max(shown.substituted[score], shown.against_losses[score]) <= tolerance
 
 
 def _score_first(facts: Facts, reach: _Reach | None) -> Condition:
     """Condition 3 cannot be seen by itself, only by what it does to sums and to earlier losses."""
 
-    def found(verdict: Verdict, summary: str) -> Condition:
-        return Condition(SCORE_FIRST, facts.score, verdict, summary)
+    found = partial(facts.verdict, SCORE_FIRST)
+    remembers = facts.repeat.remembers.get(facts.score) if facts.repeat else None
 
     if reach is not None and not reach.short:
         span = "of its chunk" if reach.within_chunk else "of the text"
         return found("violated", f"a loss is final only after later tokens {span} have been read")
-    wrong = _excess(facts, exact=True)
+    wrong = facts.excess(exact=True)
     if wrong:
         if _only_after_edges(facts, wrong):
             return found("violated", "sums exceed 1 only where an update takes effect: it reaches one token too far")
-        if facts.distributions and _fixed(facts.distributions, facts) and _scored_with(facts.distributions, facts):
+        if facts.fixed and facts.scored_with:
             return found("holds", "the distribution is the same whatever the token is")
-        if facts.remembers is False:
+        if remembers is False:
             return found("holds", "no token bears on losses beyond its context: none is learned from")
         return found("undecided", "from outside, a token that was learned first looks like one that was peeked at")
-    if facts.distributions and not _fixed(facts.distributions, facts):
+    if facts.distributions and not facts.fixed:
         return found("undecided", "the distribution depends on its own token: learned first, or peeked at")
-    if facts.causal is None or not facts.sums or facts.noise > NOISY:
+    if facts.causal is None or not facts.sums or facts.hidden:
         return found("not measured", "takes both the causal part and the sums, without noise")
-    if _excess(facts, exact=False):
+    if facts.excess(exact=False):
         return found("undecided", "the sums are not decided")
     return found("holds", "no loss shows its own token or a later one")
 
@@ -286,15 +277,15 @@ def _only_after_edges(facts: Facts, wrong: Sequence[KraftSum]) -> bool:
 
 def _single_pass(facts: Facts, reach: _Reach | None) -> Condition | None:
     """The part of condition 4 that shows in the losses themselves."""
-    if any(s.free_symbols > 1 for s in _excess(facts, exact=True) + _excess(facts, exact=False)):
+    if any(s.free_symbols > 1 for s in facts.excess(exact=True) + facts.excess(exact=False)):
         at = next(s for s in facts.sums if s.free_symbols > 1 and s.low > 1.0)
         summary = f"{at.free_symbols} symbols cost nothing at {at.position:,}: a token there is not scored"
-        return Condition(SINGLE_PASS, facts.score, "violated", summary)
+        return facts.verdict(SINGLE_PASS, "violated", summary)
     if reach is None or reach.short:
         return None  # what is left of the condition concerns the scorer as a whole
     if reach.wide:
         summary = f"losses depend on tokens {reach.tokens:,} ahead: the text was gone through before"
-        return Condition(SINGLE_PASS, facts.score, "violated", summary)
+        return facts.verdict(SINGLE_PASS, "violated", summary)
     what = "a chunk" if reach.within_chunk else "some text"
     summary = f"{what} was read before it was scored, or scored twice: from outside the two look the same"
-    return Condition(SINGLE_PASS, facts.score, "undecided", summary)
+    return facts.verdict(SINGLE_PASS, "undecided", summary)

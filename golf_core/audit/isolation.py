@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -91,39 +90,34 @@ def judge_isolation(evidence: IsolationEvidence, steady: bool, tolerance: float)
 
 
 def _judge(name: str, enforced: bool, attempts: Sequence[str], what: str) -> Condition:
-    how = "refused by the system" if enforced else "observed only: the system offers no fence here"
     if attempts:
+        how = "refused by the system" if enforced else "observed only: the system offers no fence here"
         return Condition(name, None, "violated", f"{what} {', '.join(attempts[:3])} ({how})")
-    if enforced:
-        return Condition(name, None, "holds", "nothing was tried while the system cut it off")
-    return Condition(
-        name, None, "holds", "no attempt was seen; native code could have gone unseen, there is no fence here"
-    )
+    unseen = "no attempt was seen; native code could have gone unseen, there is no fence here"
+    return Condition(name, None, "holds", "nothing was tried while the system cut it off" if enforced else unseen)
 
 
 def _run_child(folder: Path, timeout_s: float) -> str:
     """Run the child to its end. Returns how it failed; empty if it did not."""
+    package = Path(__file__).resolve().parents[2]
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "output.txt").open("wb") as output:
-        command = [sys.executable, "-m", "golf_core.audit.sandbox", str(folder)]
-        package = Path(__file__).resolve().parents[2]
-        child = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_environment(package)
-        )
         try:
-            code = child.wait(timeout_s)
+            done = subprocess.run(
+                [sys.executable, "-m", "golf_core.audit.sandbox", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                timeout=timeout_s,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
             return f"did not end within {timeout_s:g} s"
-    if code == 0:
+    if done.returncode == 0:
         return ""
     told = _read(folder / "failure.txt").strip() or _read(folder / "output.txt").strip()
-    return told.splitlines()[-1] if told else f"ended with code {code}"
-
-
-def _environment(package: Path) -> dict[str, str]:
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return told.splitlines()[-1] if told else f"ended with code {done.returncode}"
 
 
 def _evidence(folder: Path, forbidden: list[str], failure: str, outside: F64) -> IsolationEvidence:
@@ -229,30 +223,6 @@ def audit_figures(report: AuditReport, tokens: Tokens, around: Surroundings) -> 
         report = dataclasses.replace(report, budget=budget)
         conditions = (*conditions, *judge_budgets(budget))
     return dataclasses.replace(report, conditions=conditions, reproduce=around.reproduce)
-
-
-def empty_report(tokens: Tokens, options: AuditOptions, vocab: int) -> AuditReport:
-    """A report without a scorer, to which figures can be added."""
-    return AuditReport(
-        scorer="",
-        tokens=len(tokens),
-        tokens_sha256=hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest(),
-        vocab_size=vocab,
-        chunk_tokens=options.chunk_tokens,
-        options=options,
-        first_scored=0,
-        mean_loss={},
-        runs=0,
-        seconds=0.0,
-        conditions=(),
-        notes=(),
-        sums=(),
-        causal=None,
-        repeat=None,
-        fast_path=None,
-        distributions=None,
-        documents=None,
-    )
 
 
 def _isolated(report: AuditReport, spec: ScorerSpec, tokens: Tokens, around: Surroundings) -> AuditReport:

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from golf_core.audit.causality import Position, Watch, changes
-from golf_core.audit.report import AuditOptions, DistributionEvidence, KraftSum
-from golf_core.audit.scorer import F64, Losses, Snapshot, Subject, Tokens, differences
+from golf_core.audit.report import AuditOptions, DistributionEvidence, FastPath, KraftSum
+from golf_core.audit.scorer import F64, Tokens, beyond, differences
+from golf_core.audit.trials import Position, Watch, changes
 
 Method = Literal["plain", "snapshot", "distribution"]
 Symbols = NDArray[np.int64]
@@ -50,19 +50,12 @@ class PlainSource:
 
     method: Method = "plain"
 
-    def __init__(self, subject: Subject, tokens: Tokens, watch: Watch) -> None:
-        self._subject, self._tokens, self._watch = subject, tokens, watch
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
 
     def losses(self, position: Position, symbols: Symbols) -> F64:
         """One run for each symbol."""
-        changed = self._tokens.copy()
-        columns = []
-        for symbol in symbols:
-            changed[position.index] = symbol
-            values = self._subject.run(changed).values
-            self._watch.whole(values, position, "token replaced", single=True)
-            columns.append(values[:, position.index])
-        return np.stack(columns, axis=1)
+        return np.stack([self._watch.replaced(position, int(s))[1][:, position.index] for s in symbols], axis=1)
 
     def expected(self, position: Position) -> Mapping[str, float]:
         """Formulas come with snapshots."""
@@ -70,12 +63,15 @@ class PlainSource:
 
 
 class SnapshotSource:
-    """Scores each substitute from a snapshot shortly before it."""
+    """Scores each substitute from a snapshot shortly before it. Trusted only after a comparison."""
 
     method: Method = "snapshot"
 
-    def __init__(self, subject: Subject, tokens: Tokens, snapshots: Mapping[int, Snapshot]) -> None:
-        self._subject, self._tokens, self.snapshots = subject, tokens, snapshots
+    def __init__(self, watch: Watch, positions: Sequence[Position]) -> None:
+        self._watch, self._subject, self._tokens = watch, watch.subject, watch.tokens
+        wanted = sorted(p.index for p in positions)
+        self.snapshots = dict(zip(wanted, self._subject.snapshots(self._tokens, wanted), strict=True))
+        self._positions = positions
 
     def losses(self, position: Position, symbols: Symbols) -> F64:
         """All symbols from one snapshot."""
@@ -85,6 +81,37 @@ class SnapshotSource:
     def expected(self, position: Position) -> Mapping[str, float]:
         """From the snapshot, if it has a formula."""
         return self._subject.expected_sums(self.snapshots[position.index], self._tokens, position.index)
+
+    def compared(self, pairs: int, tolerance: float, rng: np.random.Generator) -> FastPath:
+        """Every snapshot against the unchanged text, and `pairs` random (position, substitute) against plain runs.
+
+        At each pair the plain scorer is run from the start on the changed text; the snapshot must give its losses
+        from its own position to the substituted token, by `score` and by `score_substitutes`.
+        """
+        sound = True
+
+        def apart(found: F64, expected: F64) -> float:
+            nonlocal sound
+            difference = differences(found, expected)
+            sound = sound and not beyond(difference, expected, tolerance).any()
+            return float(difference.max())
+
+        def by_score(position: int, tokens: Tokens, plain: F64) -> float:
+            snapshot = self.snapshots[position]
+            found = self._subject.score(snapshot, tokens, position + 1)
+            return apart(found, plain[:, snapshot.position : position + 1])
+
+        def unchanged() -> float:
+            return max(by_score(index, self._tokens, self._watch.base.values) for index in self.snapshots)
+
+        first, most = unchanged(), 0.0
+        for _ in range(pairs):
+            position = self._positions[int(rng.integers(len(self._positions)))]
+            symbol = int(rng.integers(self._subject.vocab))
+            changed, plain = self._watch.replaced(position, symbol)
+            most = max(most, by_score(position.index, changed, plain))
+            most = max(most, apart(self.losses(position, np.array([symbol])), plain[:, [position.index]]))
+        return FastPath(pairs, most, first, unchanged(), sound)
 
 
 def exact_sums(
@@ -208,21 +235,21 @@ def _sum(
 class DistributionCheck:
     """Compares the distributions of one text with its losses and with the distributions of changed texts."""
 
-    def __init__(self, subject: Subject, tokens: Tokens, base: Losses, positions: Sequence[Position]) -> None:
-        self._subject, self._tokens, self._base = subject, tokens, base
+    def __init__(self, watch: Watch, positions: Sequence[Position]) -> None:
+        self._watch, self._subject, self._tokens, self._base = watch, watch.subject, watch.tokens, watch.base
         self.positions = sorted(positions, key=lambda p: p.index)
         self._index = [p.index for p in self.positions]
-        self.log_probs = subject.distributions(tokens, self._index)
+        self.log_probs = self._subject.distributions(self._tokens, self._index)
         """ln p [names, positions, V]."""
 
-    def check(self, checks: int, watch: Watch, rng: np.random.Generator) -> DistributionEvidence:
+    def check(self, checks: int, rng: np.random.Generator) -> DistributionEvidence:
         """Compare with the losses, and at `checks` random (position, symbol) with changed texts."""
         realized = self.log_probs[:, np.arange(len(self._index)), self._tokens[self._index]]
         against = _apart(realized, -self._base.values[:, self._index]).max(axis=1)
         own, later, substituted = np.zeros((3, len(against)))
         order = rng.permutation(len(self.positions))
         for turn in range(checks):
-            apart = self._substitute(int(order[turn % len(order)]), turn, watch, rng)
+            apart = self._substitute(int(order[turn % len(order)]), turn, rng)
             substituted, own = np.maximum(substituted, apart[0]), np.maximum(own, apart[1])
         for at in order[: max(checks // 4, 1)]:
             later = np.maximum(later, self._later(int(at), rng))
@@ -249,7 +276,7 @@ class DistributionCheck:
             found, substituted=_named(names, worst), checked=found.checked + sum(v.shape[1] for v in swept.values())
         )
 
-    def _substitute(self, at: int, turn: int, watch: Watch, rng: np.random.Generator) -> tuple[F64, F64]:
+    def _substitute(self, at: int, turn: int, rng: np.random.Generator) -> tuple[F64, F64]:
         """Another symbol at a position: its plain loss against the distribution that it meets, and that against the
         distribution that the original token met.
 
@@ -259,10 +286,7 @@ class DistributionCheck:
         symbol = int(rng.integers(vocab))
         if turn % 2:
             symbol = int(np.argsort(-self.log_probs[0, at])[int(rng.integers(min(4, vocab)))])
-        changed = self._tokens.copy()
-        changed[index] = symbol
-        plain = self._subject.run(changed).values
-        watch.whole(plain, self.positions[at], "token replaced", single=True)
+        changed, plain = self._watch.replaced(self.positions[at], symbol)
         row = self.log_probs[:, at]
         met = self._subject.distributions(changed, [index])[:, 0]
         return _apart(met[:, [symbol]], -plain[:, [index]])[:, 0], _apart(met, row).max(axis=1)

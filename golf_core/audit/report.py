@@ -139,6 +139,11 @@ class Repeatability:
     """Largest difference of the losses of a prefix scored alone; not a violation in itself."""
     prefix_tokens: int | None
 
+    @property
+    def noise(self) -> float:
+        """How far losses move by themselves, in nats: 0 for a scorer that can be renewed to a fixed start."""
+        return max(self.same_object, self.after_other_text, self.fresh or 0.0) if self.random else 0.0
+
 
 @dataclass(frozen=True)
 class FastPath:
@@ -167,6 +172,14 @@ class DistributionEvidence:
     later_tokens: Mapping[str, float]
     """Change of the distribution at a position when tokens after it change."""
     checked: int
+
+    def fixed(self, score: str, tolerance: float) -> bool:
+        """Whether the distribution is the same whatever the token is, within `tolerance` nats."""
+        return self.own_token[score] <= tolerance
+
+    def scored_with(self, score: str, tolerance: float) -> bool:
+        """Whether the losses are those of the distributions shown, within `tolerance` nats."""
+        return max(self.substituted[score], self.against_losses[score]) <= tolerance
 
 
 @dataclass(frozen=True)

@@ -239,24 +239,18 @@ def _raise_loopback() -> None:
             return  # without loopback the process is only more alone
 
 
-def _call(name: str, *arguments: int | bytes | None) -> int:
-    """A function of libc by name. Raises `RefusedError` with the system's reason."""
+def _call(name: str, *arguments: int | bytes | None, shown: str = "") -> int:
+    """A function of libc by name. Raises `RefusedError` with the system's reason, and its name or what is `shown`."""
     libc = ctypes.CDLL(None, use_errno=True)
     result = int(getattr(libc, name)(*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments)))
     if result < 0:
         code = ctypes.get_errno()
-        raise RefusedError(f"{name}: {errno.errorcode.get(code, code)}")
+        raise RefusedError(f"{shown or name}: {errno.errorcode.get(code, code)}")
     return result
 
 
 def _syscall(number: int, *arguments: int | bytes) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    values = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
-    result = int(libc.syscall(ctypes.c_long(number), *values))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise RefusedError(f"system call {number}: {errno.errorcode.get(code, code)}")
-    return result
+    return _call("syscall", number, *arguments, shown=f"system call {number}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,12 @@ class Scorer(Protocol):
     It may declare, as attributes, `vocab_size` (int), `chunk_tokens` (int: state changes only at multiples of it),
     `resets_at_documents` (bool: nothing is carried over from one document to the next), `complete_from` (int: before
     this token a part of it does not speak yet, so sums are measured from there on).
+
+    Two methods are optional, and trusted only after a comparison:
+
+    - `snapshots(tokens, positions) -> Sequence[Snapshot]`: it can start from the middle, which makes the audit fast.
+      One snapshot for each of the ascending `positions`, at that position or before it;
+    - `distributions(tokens, positions) -> Output`: ln p [len(positions), V] of every symbol at each of `positions`.
     """
 
     def __call__(self, tokens: Tokens, /) -> Output:
@@ -59,22 +65,6 @@ class Snapshot(Protocol):
 
     def score(self, tokens: Tokens, stop: int) -> Output:
         """Losses [stop - position] of tokens[position:stop], for `tokens` [n] that may differ from `position` on."""
-        ...
-
-
-class Restartable(Scorer, Protocol):
-    """A scorer that can start from the middle, which makes the audit fast. Trusted only after a comparison."""
-
-    def snapshots(self, tokens: Tokens, positions: Sequence[int]) -> Sequence[Snapshot]:
-        """One snapshot for each of the ascending `positions`, at that position or before it."""
-        ...
-
-
-class Distributed(Scorer, Protocol):
-    """A scorer that can show whole distributions. Trusted only after a comparison."""
-
-    def distributions(self, tokens: Tokens, positions: Sequence[int]) -> Output:
-        """ln p [len(positions), V] of every symbol at each of `positions`."""
         ...
 
 
@@ -195,30 +185,19 @@ def beyond(apart: F64, base: F64, tolerance: float) -> NDArray[np.bool_]:
 class Subject:
     """Runs a scorer and turns what it returns into `Losses`. Raises `ScorerError` for what is no loss.
 
-    With `fresh`, `renew` makes every later run start from a newly built scorer.
+    `fresh` builds a new scorer, which every run starts from once `renewed` is set.
     """
 
     def __init__(self, scorer: Scorer, label: str, vocab: int, fresh: Callable[[], Scorer] | None = None) -> None:
         self.scorer, self.label, self.vocab, self.fresh = scorer, label, vocab, fresh
-        self.runs, self.seconds = 0, 0.0
-        self._names: tuple[str, ...] | None = None
-        self._renewed = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
+        self.runs, self.seconds, self.renewed = 0, 0.0, False
+        self.names: tuple[str, ...] = ()
         """Names of the scores; known after the first run."""
-        assert self._names is not None
-        return self._names
 
     @property
     def seconds_per_run(self) -> float:
         """Mean time of a plain run so far."""
         return self.seconds / max(self.runs, 1)
-
-    def renew(self) -> None:
-        """From now on build a new scorer for every run."""
-        assert self.fresh is not None
-        self._renewed = True
 
     def can(self, method: str) -> bool:
         """Whether the scorer has an optional method."""
@@ -227,7 +206,7 @@ class Subject:
     def run(self, tokens: Tokens, scorer: Scorer | None = None) -> Losses:
         """Score `tokens` [n] from the start."""
         if scorer is None:
-            scorer = self.fresh() if self._renewed and self.fresh else self.scorer
+            scorer = self.fresh() if self.renewed and self.fresh else self.scorer
         began = time.perf_counter()
         output = self._call(scorer, "", tokens.copy())
         self.seconds += time.perf_counter() - began
@@ -307,16 +286,16 @@ class Subject:
 
     def _columns(self, output: Output, what: str) -> list[F64]:
         named = dict(output) if isinstance(output, Mapping) else {ONLY: output}
-        if self._names is None:
+        if not self.names:
             if not named:
                 raise ScorerError(f"{self.label}: {what} returned no losses at all")
-            self._names = tuple(str(name) for name in named)
-        if set(named) != set(self._names):
+            self.names = tuple(str(name) for name in named)
+        if set(named) != set(self.names):
             raise ScorerError(
                 f"{self.label}: {what} returned scores named {', '.join(map(str, named))}, "
-                f"not {', '.join(self._names)} as before"
+                f"not {', '.join(self.names)} as before"
             )
-        return [self._column(named[name], what) for name in self._names]
+        return [self._column(named[name], what) for name in self.names]
 
     def _column(self, values: Any, what: str) -> F64:
         try:
@@ -333,7 +312,8 @@ class Clock:
     """Time since its start against a budget in seconds (None: no end)."""
 
     def __init__(self, budget_s: float | None) -> None:
-        self._began, self._budget = time.perf_counter(), budget_s
+        self._began = time.perf_counter()
+        self._budget = float("inf") if budget_s is None else budget_s
 
     @property
     def seconds(self) -> float:
@@ -343,7 +323,7 @@ class Clock:
     @property
     def left(self) -> float:
         """Until the budget is used up; infinite without one."""
-        return float("inf") if self._budget is None else self._budget - self.seconds
+        return self._budget - self.seconds
 
     def over(self) -> bool:
         """Whether the budget is used up."""

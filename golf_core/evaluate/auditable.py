@@ -2,31 +2,39 @@
 
 `golf_core.audit` sees nothing of the evaluation but these losses. Each call builds the evaluation anew: model from
 the artifact, counts, weights, test-time training. The text's first token is context only.
+
+An evaluation audits itself: the same artifact and configuration, on the beginning of the text.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from golf_core.artifact.codec import load_artifact
+from golf_core.audit.isolation import Surroundings, audit_named
+from golf_core.audit.report import AuditOptions, AuditReport
+from golf_core.audit.scorer import F64, ScorerSpec, Tokens
 from golf_core.config import GolfConfig
+from golf_core.data.shards import validation_tokens
 from golf_core.data.tokenizer import byte_table, load_tokenizer
 from golf_core.distributed import default_device, single
 from golf_core.evaluate.experts import neural_terms
 from golf_core.evaluate.score import Evaluator, Losses
 from golf_core.evaluate.text import Windows, validation_text
+from golf_core.results import AuditRecord
 from golf_core.strict_json import load
 
-Tokens = NDArray[np.int64]
-Scores = dict[str, NDArray[np.float64]]
+Scores = dict[str, F64]
+SCORER = "golf_core.evaluate.auditable:EvaluationScorer"
+CLAIMED = "mixture"
+AUDIT_RECORD = "audit.json"
 
 
 class EvaluationScorer:
@@ -187,3 +195,54 @@ def _joined(parts: Sequence[Losses], begin: int, end: int) -> Scores:
             at = part.first - begin
             column[at : at + len(nll)] = nll.double().cpu().numpy()
     return scores
+
+
+# --- an evaluation audits itself ---
+
+
+def audit_evaluation(
+    artifact: Path,
+    data: Path,
+    tokenizer: Path,
+    config: Path,
+    options: AuditOptions,
+    around: Surroundings | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> AuditReport:
+    """Audit the evaluation of `artifact` under the `GolfConfig` in the file `config`.
+
+    The text is the validation text's beginning, long enough for every expert of the record to speak; the verdict goes
+    by the mixture alone.
+    """
+    evaluation = load(GolfConfig, config).evaluate
+    chunk = evaluation.chunk_tokens
+    # The record's mixture speaks after this many chunks; half a chunk is left to measure in.
+    chunks = -(-evaluation.hedge_min_tokens // chunk)
+    tokens = validation_tokens(data, evaluation.seq_len)[: chunks * chunk + chunk // 2 + 1].astype(np.int64)
+    arguments = {"artifact": str(artifact), "tokenizer": str(tokenizer), "config": str(config)}
+    spec = ScorerSpec(SCORER, arguments=arguments)
+    return audit_named(
+        spec, tokens, replace(options, claims=(CLAIMED,)), around or Surroundings(isolate=False), progress
+    )
+
+
+def in_short(report: AuditReport) -> AuditRecord:
+    """The figures of a report that a claim and a table need."""
+    published = [s for s in report.sums if s.score == "published"]
+    largest = max(published, key=lambda s: s.total, default=None)
+    errors = [abs(s.total / s.expected - 1.0) for s in published if s.expected]
+
+    def error(score: str) -> float:
+        return max((abs(s.total - 1.0) for s in report.sums if s.score == score), default=float("nan"))
+
+    return AuditRecord(
+        positions=len({s.position for s in report.sums}),
+        tokens=report.tokens,
+        seconds=report.seconds,
+        violated=report.named("violated", "undecided"),
+        mixture_max_error=error(CLAIMED),
+        neural_max_error=error("neural"),
+        published_sum=largest.total if largest else 1.0,
+        published_formula=largest.expected or 1.0 if largest else 1.0,
+        published_formula_max_error=max(errors, default=0.0),
+    )

@@ -201,15 +201,8 @@ def _chunks(nats: Mapping[str, F32], target_bytes: F64, chunk_tokens: int) -> tu
     counts = np.diff(firsts, append=len(target_bytes))
     weights = np.add.reduceat(target_bytes, firsts)
     sums = {name: np.add.reduceat(values.astype(np.float64), firsts) for name, values in nats.items()}
-    return tuple(
-        ChunkLosses(
-            int(firsts[i]),
-            int(counts[i]),
-            float(weights[i]),
-            {n: round(float(s[i]), NATS_DIGITS) for n, s in sums.items()},
-        )
-        for i in range(len(firsts))
-    )
+    sizes = zip(firsts.tolist(), counts.tolist(), weights.tolist(), strict=True)
+    return tuple(ChunkLosses(*size, _totals(sums, i)) for i, size in enumerate(sizes))
 
 
 def _groups(values: F64, first: int, nats: Mapping[str, F32], target_bytes: F64) -> tuple[Group, ...]:
@@ -220,12 +213,16 @@ def _groups(values: F64, first: int, nats: Mapping[str, F32], target_bytes: F64)
     weights = np.bincount(number, weights=target_bytes, minlength=size)
     sums = {name: np.bincount(number, weights=each, minlength=size) for name, each in nats.items()}
     found = []
-    for i in np.flatnonzero(counts):
-        low, high = (first * 2 ** (int(i) - 1) if i else 0), first * 2 ** int(i)
+    for i in np.flatnonzero(counts).tolist():
+        low, high = (first * 2 ** (i - 1) if i else 0), first * 2**i
         label = f"{low:,}" if high - low == 1 else f"{low:,} to {high - 1:,}"
-        total = {name: round(float(s[i]), NATS_DIGITS) for name, s in sums.items()}
-        found.append(Group(label, float(low), float(high), int(counts[i]), float(weights[i]), total))
+        found.append(Group(label, float(low), float(high), int(counts[i]), float(weights[i]), _totals(sums, i)))
     return tuple(found)
+
+
+def _totals(sums: Mapping[str, np.ndarray], i: int) -> dict[str, float]:
+    """Each scorer's nats in group number `i`."""
+    return {name: round(float(each[i]), NATS_DIGITS) for name, each in sums.items()}
 
 
 def _excerpts(

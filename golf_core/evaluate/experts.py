@@ -1,7 +1,7 @@
 """The record's mixture, faithfully: what each of five experts says about a token, in nats, and how Hedge mixes them.
 
 The last expert is no distribution. Hedge (Freund and Schapire 1997) weighs them by accumulated loss; the weights move
-between chunks.
+between chunks. Whether the scores are distributions is measured beside it, with the code that scores.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from golf_core.config import EvalConfig
+from golf_core.distributed import Ranks
 from golf_core.model.blocks import HASH_CURRENT, HASH_PREVIOUS
-from golf_core.results import EXPERTS
+from golf_core.results import EXPERTS, KraftSums
 
 
 @dataclass(frozen=True)
@@ -157,3 +159,77 @@ class Published:
             return PublishedScores(nll, torch.zeros_like(nll), None)
         nlls = expert_nlls(neural, rows, self.counts, at)
         return PublishedScores(self.hedge.published_nll(nlls), self.hedge.log_z(neural.entropy, self._vocab), nlls)
+
+
+# --- do the scores sum to one? ---
+
+
+class KraftMeter:
+    """Collects sums over the vocabulary at a few positions of every chunk, on each rank for those that it scores.
+
+    At a position every token of the vocabulary takes the target's place in turn, and exp(-nll) is summed. For a code
+    length the sum is 1 (Kraft's inequality, with equality for a distribution).
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        nothing = torch.empty(0, dtype=torch.float64, device=ranks.device)
+        self._neural, self._published, self._formula, self._mixture = ([nothing] for _ in range(4))
+
+    def choose(self, first: int, last: int, count: int) -> Tensor:
+        """Positions of first..last - 1 to measure at, sorted [<= count]: the first, the last, and evenly between."""
+        if count == 0 or first == last:
+            return torch.empty(0, dtype=torch.int64, device=self._ranks.device)
+        chosen = np.unique(np.linspace(first, last - 1, count).round().astype(np.int64))
+        return torch.from_numpy(chosen).to(self._ranks.device)
+
+    def measure(self, chosen: Tensor, positions: Tensor, at: Positions, neural: NeuralTerms, mixer: Published) -> None:
+        """Sum over the vocabulary at those of `chosen` that are among this batch's `positions` [n]."""
+        rows = torch.isin(positions, chosen).nonzero().flatten()
+        if not len(rows):
+            return
+        self._neural.append(neural.log_probs[rows].double().exp().sum(dim=1))
+        if not mixer.speaks:
+            return
+        vocab = neural.log_probs.size(1)
+        every = torch.arange(vocab, device=rows.device).repeat(len(rows))
+        repeated = rows.repeat_interleave(vocab)
+        substituted = Positions(at.token[repeated], at.before[repeated], every)
+        nlls = expert_nlls(neural, repeated, mixer.counts, substituted)
+        self._published.append(torch.exp(-mixer.hedge.published_nll(nlls)).view(len(rows), vocab).sum(dim=1))
+        self._formula.append(mixer.hedge.log_z(neural.entropy[rows], vocab).exp())
+
+    def measure_mixture(self, distributions: Tensor, targets: Tensor, nll: Tensor) -> None:
+        """Take the mixture's distributions [m, vocab]: their sums, and whether the score is what they say.
+
+        `targets` and `nll` [m] are the realised tokens and their losses; a loss that is not -ln p counts as an error
+        of the same relative size.
+        """
+        if not len(targets):
+            return
+        sums = distributions.sum(dim=1)
+        said = distributions[torch.arange(len(targets), device=targets.device), targets]
+        off = torch.maximum((sums - 1).abs(), (torch.exp(-nll) / said - 1).abs())
+        self._mixture.append(off)
+
+    def result(self) -> KraftSums | None:
+        """The measurements of all ranks; None where nothing was measured."""
+        parts = (self._neural, self._published, self._formula, self._mixture)
+        neural, published, formula, mixture = (torch.cat(each) for each in parts)
+        positions, mixed = round(self._total(torch.ones_like(neural))), round(self._total(torch.ones_like(published)))
+        if not positions:
+            return None
+        return KraftSums(
+            positions=positions,
+            neural_max_error=self._largest(neural - 1),
+            mixture_max_error=self._largest(mixture),
+            published_mean_sum=self._total(published) / mixed if mixed else 1.0,
+            published_formula_max_error=self._largest(published / formula - 1),
+            published_positions=mixed,
+        )
+
+    def _total(self, values: Tensor) -> float:
+        return float(self._ranks.sum_(values.sum()))
+
+    def _largest(self, values: Tensor) -> float:
+        return self._ranks.largest(float(values.abs().max()) if len(values) else 0.0)

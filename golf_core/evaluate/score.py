@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 from golf_core.config import EvalConfig
 from golf_core.distributed import Ranks, device_name
 from golf_core.evaluate.adaptation import TestTimeTrainer
-from golf_core.evaluate.experts import Positions, Published, neural_terms
-from golf_core.evaluate.kraft import KraftMeter
+from golf_core.evaluate.experts import KraftMeter, Positions, Published, neural_terms
 from golf_core.evaluate.text import ValidationText, Windows, bits_per_byte, chunk_windows, sliding_windows
 from golf_core.events import Chunk, Listener, PhaseFinished, PhaseStarted, ignore
 from golf_core.mixture.mixer import Mixer
@@ -294,15 +294,13 @@ class Evaluator:
         )
 
 
-Moment = float | torch.cuda.Event
-
-
 class PhaseTimes:
     """Seconds of this rank by phase. On CUDA a phase ends with an event in the stream: nothing waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._ends: list[tuple[str, Moment]] = []
+        self._ends: list[tuple[str, Any]] = []
+        """Phases and when they ended: seconds, or on CUDA an event."""
 
     def start(self) -> None:
         """Begin the first phase."""
@@ -319,19 +317,12 @@ class PhaseTimes:
             torch.cuda.synchronize()
         sums: defaultdict[str, float] = defaultdict(float)
         for (_, begin), (phase, end) in pairwise(self._ends):
-            sums[phase] += _between(begin, end)
+            sums[phase] += begin.elapsed_time(end) / 1000.0 if self._cuda else end - begin
         return dict(sums)
 
-    def _now(self) -> Moment:
+    def _now(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-
-def _between(begin: Moment, end: Moment) -> float:
-    if isinstance(begin, float) or isinstance(end, float):
-        assert isinstance(begin, float) and isinstance(end, float)
-        return end - begin
-    return begin.elapsed_time(end) / 1000.0

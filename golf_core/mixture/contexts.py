@@ -54,35 +54,28 @@ class ContextCounts:
         self._orders, self._document_orders = orders, document_orders
         # What is left of 62 bits once the token has its own.
         self._context_mask = (1 << (62 - (vocab_size - 1).bit_length())) - 1
-        self._global, self._document = (_Tables(device), _Tables(device))
+        self.tables = (_Tables(device), _Tables(device))
+        """The counts over the whole text and within the document; `look` only reads them."""
         self._begin = self._end = 0
-        self._starts = self._starts_here = torch.empty(0, dtype=torch.int64, device=device)
+        self._starts_here = torch.empty(0, dtype=torch.int64, device=device)
         self._last_start = 0
-
-    @property
-    def sources(self) -> int:
-        """How many sources there are: S."""
-        return len(self._orders) + len(self._document_orders)
-
-    @property
-    def tables(self) -> tuple[object, ...]:
-        """Where the counts are kept; `look` only reads them."""
-        return self._global, self._document
 
     def look(self, begin: int, end: int) -> Statistics:
         """Statistics of positions begin..end - 1, which must follow those learnt last."""
         assert begin == self._end, "positions are gone through once, in order"
         self._begin, self._end = begin, end
-        self._starts = self._document_starts(begin, end)
-        self._starts_here = self._starts.cpu()
-        self._keys = self._all_keys(begin, end)
-        split = len(self._orders)
-        parts = [
-            tables.statistics(_Keys(self._keys.context[part], self._keys.pair[part]))
-            for tables, part in ((self._global, slice(0, split)), (self._document, slice(split, None)))
-        ]
-        self._fresh = torch.cat([fresh for _, fresh in parts])
-        return Statistics(*(torch.cat([getattr(s, name) for s, _ in parts]) for name in Statistics.__annotations__))
+        at = torch.arange(begin, end, device=self._tokens.device)
+        # Where the document of each position begins [n]: its BOS, or the text's beginning.
+        starts = torch.where(self._tokens[begin:end] == BOS, at, self._last_start).cummax(0).values
+        self._starts_here = starts.cpu()
+        self._keys = (
+            self._keys_of(self._orders, torch.zeros_like(at), at, starts),
+            self._keys_of(self._document_orders, _mixed(starts + DOCUMENT_SALT), at, starts),
+        )
+        parts = [tables.statistics(keys) for tables, keys in zip(self.tables, self._keys, strict=True)]
+        self._fresh = [fresh for _, fresh in parts]
+        columns = zip(*((seen.count, seen.total, seen.distinct) for seen, _ in parts), strict=True)
+        return Statistics(*map(torch.cat, columns))
 
     def document_of(self, position: int) -> int:
         """Where the document of a position of the last `look` begins."""
@@ -93,54 +86,42 @@ class ContextCounts:
 
         For measuring sums over the vocabulary: `look` gives the same for the realised tokens alone.
         """
-        at, contexts = positions - self._begin, self._keys.context
-        asked = contexts[:, at]
-        keys = asked[..., None] * self._vocab + torch.arange(self._vocab, device=at.device)
-        split = len(self._orders)
-        parts = ((self._global, keys[:split]), (self._document, keys[split:]))
-        out = torch.cat([tables.pairs.get(part.flatten())[0] for tables, part in parts])
-        # What came earlier in the stretch: [S, m, n].
-        index = torch.arange(self._end - self._begin, device=at.device)
-        earlier = (contexts[:, None] == asked[..., None]) & (index < at[:, None])
-        source, row, column = earlier.nonzero(as_tuple=True)
-        target = self._tokens[self._begin + 1 + column]
-        cell = (source * len(at) + row) * self._vocab + target
-        return out.index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32)).view(keys.shape).transpose(0, 1)
+        at = positions - self._begin
+        earlier = torch.arange(self._end - self._begin, device=at.device) < at[:, None]
+        found = []
+        for tables, keys in zip(self.tables, self._keys, strict=True):
+            asked = keys.context[:, at, None]
+            pairs = asked * self._vocab + torch.arange(self._vocab, device=at.device)
+            counts = tables.pairs.get(pairs.flatten())[0]
+            # What came earlier in the stretch: [S, m, n].
+            source, row, column = ((keys.context[:, None] == asked) & earlier).nonzero(as_tuple=True)
+            cell = (source * len(at) + row) * self._vocab + self._tokens[self._begin + 1 + column]
+            counts.index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
+            found.append(counts.view(pairs.shape))
+        return torch.cat(found).transpose(0, 1)
 
     def learn(self) -> None:
         """Count the positions of the last `look`. Of the document sources only the current document is kept."""
-        split = len(self._orders)
-        self._global.learn(_Keys(self._keys.context[:split], self._keys.pair[:split]), self._fresh[:split])
-        begin = int(self._starts_here[-1])
-        kept = max(begin - self._begin, 0)
-        if begin >= self._begin:
-            self._document.clear()
-        rest = _Keys(self._keys.context[split:, kept:], self._keys.pair[split:, kept:])
-        self._document.learn(rest, self._fresh[split:, kept:])
-        self._last_start = begin
+        (text, document), (keys, within), (fresh, fresh_within) = self.tables, self._keys, self._fresh
+        text.learn(keys, fresh)
+        self._last_start = int(self._starts_here[-1])
+        kept = max(self._last_start - self._begin, 0)
+        if self._last_start >= self._begin:
+            document.clear()
+        document.learn(_Keys(within.context[:, kept:], within.pair[:, kept:]), fresh_within[:, kept:])
 
-    def _document_starts(self, begin: int, end: int) -> Tensor:
-        """Where the document of each position begins [n]: its BOS, or the text's beginning."""
-        at = torch.arange(begin, end, device=self._tokens.device)
-        marked = torch.where(self._tokens[begin:end] == BOS, at, self._last_start)
-        return marked.cummax(0).values
-
-    def _all_keys(self, begin: int, end: int) -> _Keys:
-        device, at = self._tokens.device, torch.arange(begin, end, device=self._tokens.device)
-        contexts: list[Tensor] = []
-        for salted, orders in ((False, self._orders), (True, self._document_orders)):
-            if not len(orders):
-                continue
-            state = _mixed(self._starts + DOCUMENT_SALT) if salted else torch.zeros_like(at)
-            for length in range(orders.stop):
-                if length:
-                    index = at - (length - 1)
-                    token = self._tokens[index.clamp_min(0)].masked_fill(index < self._starts, self._vocab)
-                    state = _mixed(state ^ (token + 1 + (length << 24)))
-                if length in orders:
-                    contexts.append(state & self._context_mask)
-        stacked = torch.stack(contexts) if contexts else torch.empty(0, end - begin, dtype=torch.int64, device=device)
-        return _Keys(stacked, stacked * self._vocab + self._tokens[begin + 1 : end + 1])
+    def _keys_of(self, orders: range, state: Tensor, at: Tensor, starts: Tensor) -> _Keys:
+        """Keys of positions `at` [n] whose documents begin at `starts` [n]; hashes start from `state` [n]."""
+        contexts = [at.new_empty(0, len(at))]
+        for length in range(orders.stop):
+            if length:
+                index = at - (length - 1)
+                token = self._tokens[index.clamp_min(0)].masked_fill(index < starts, self._vocab)
+                state = _mixed(state ^ (token + 1 + (length << 24)))
+            if length in orders:
+                contexts.append((state & self._context_mask)[None])
+        stacked = torch.cat(contexts)
+        return _Keys(stacked, stacked * self._vocab + self._tokens[at + 1])
 
 
 class _Tables:

@@ -139,7 +139,8 @@ def audit_command(given: AuditArguments) -> None:
 
 
 def _report(given: AuditArguments) -> AuditReport:
-    from golf_core.audit.isolation import audit_figures, audit_named, empty_report
+    from golf_core.audit.auditor import empty_report
+    from golf_core.audit.isolation import audit_figures, audit_named
     from golf_core.audit.scorer import ScorerSpec, declared, import_from, parse_arguments
 
     if given.scorer is None:

@@ -38,7 +38,7 @@ def audit_run(
 
     from golf_core.audit.isolation import Surroundings
     from golf_core.data.shards import train_shards, validation_tokens
-    from golf_core.evaluate.self_audit import audit_evaluation
+    from golf_core.evaluate.auditable import audit_evaluation
 
     job = job_of_run(folder, {})
     seed = job.seeds[0] if of_seed is None else of_seed

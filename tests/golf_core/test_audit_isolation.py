@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from golf_core.audit.isolation import isolated_run, judge_isolation
 from golf_core.audit.report import FORBIDDEN_FILES, NETWORK, IsolationEvidence
-from golf_core.audit.sandbox import RefusedError, leave_network, refuse_reads
 from golf_core.audit.scorer import ScorerError, ScorerSpec
 from golf_core.audit.text import synthetic_tokens
 from golf_core.errors import UserError
@@ -27,6 +25,12 @@ import numpy as np
 SECRET = {secret!r}
 losses = lambda tokens, shift=0.0: np.full(len(tokens), np.log(8.0) + shift)
 
+def quietly(try_it):
+    try:
+        return try_it()
+    except OSError:
+        return 0.0
+
 def plain(tokens):
     return losses(tokens)
 
@@ -34,16 +38,10 @@ def reads(tokens):
     return losses(tokens, 0.01 * len(Path(SECRET).read_bytes()))
 
 def peeks(tokens):
-    try:
-        return reads(tokens)
-    except OSError:
-        return losses(tokens)
+    return losses(tokens, quietly(lambda: 0.01 * len(Path(SECRET).read_bytes())))
 
 def maps(tokens):
-    try:
-        np.memmap(SECRET, dtype="u1", mode="r")
-    except OSError:
-        pass
+    quietly(lambda: np.memmap(SECRET, dtype="u1", mode="r"))
     return losses(tokens)
 
 def lists(tokens):
@@ -61,17 +59,11 @@ def beside(tokens):
     return losses(tokens, 0.01 * len(Path(SECRET + ".txt").read_bytes()))
 
 def connects(tokens):
-    try:
-        socket.create_connection(("192.0.2.1", 443), timeout=0.05)
-    except OSError:
-        pass
+    quietly(lambda: socket.create_connection(("192.0.2.1", 443), timeout=0.05))
     return losses(tokens)
 
 def looks_up(tokens):
-    try:
-        socket.getaddrinfo("example.invalid", 80)
-    except OSError:
-        pass
+    quietly(lambda: socket.getaddrinfo("example.invalid", 80))
     return losses(tokens)
 
 def loopback(tokens):
@@ -108,6 +100,7 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.parent.mkdir()
     path.write_bytes(b"secret")
     (folder / "train" / "shard.bin.txt").write_bytes(b"ab")
+    (folder / "link").symlink_to(path.parent)
     return path
 
 
@@ -133,40 +126,42 @@ def run(module: str, name: str, *forbidden: Path, timeout_s: float = 60.0) -> Is
     return isolated_run(ScorerSpec(f"{module}:{name}"), TEXT, 8, forbidden, timeout_s)
 
 
-def test_an_honest_scorer_gives_the_same(module: str, secret: Path) -> None:
-    found = run(module, "plain", secret.parent)
-    assert found.difference == 0.0 and not found.failure
-    assert (found.connections, found.forbidden_reads, found.processes) == ((), (), ())
-    assert set(verdicts(found).values()) == {"holds"}
-
-
-@pytest.mark.parametrize("name", ["reads", "peeks", "maps"])
-def test_reading_is_seen_and_refused(module: str, secret: Path, name: str) -> None:
-    found = run(module, name, secret.parent)
-    assert found.forbidden_reads == (str(secret),)
-    assert verdicts(found) == {NETWORK: "holds", FORBIDDEN_FILES: "violated"}
+@pytest.mark.parametrize(
+    ("name", "forbid", "kind", "tried"),
+    [
+        ("plain", "train", "", ""),
+        ("reads", "train", "forbidden_reads", "train/shard.bin"),
+        ("peeks", "train", "forbidden_reads", "train/shard.bin"),
+        ("maps", "train", "forbidden_reads", "train/shard.bin"),
+        ("peeks", "link", "forbidden_reads", "train/shard.bin"),
+        ("lists", "train", "forbidden_reads", "train"),
+        ("peeks", "train/shard.bin", "forbidden_reads", "train/shard.bin"),
+        ("beside", "train/shard.bin", "", ""),
+        ("connects", "", "connections", "192.0.2.1:443"),
+        ("looks_up", "", "connections", "look-up of example.invalid"),
+        ("loopback", "", "", ""),
+        ("starts", "", "processes", sys.executable),
+    ],
+)
+def test_what_is_tried_is_seen_and_refused(
+    module: str, secret: Path, name: str, forbid: str, kind: str, tried: str
+) -> None:
+    data = secret.parents[1]
+    found = run(module, name, *([data / forbid] if forbid else []))
+    tried = str(data / tried) if kind == "forbidden_reads" else tried
+    for each in ("connections", "forbidden_reads", "processes"):
+        assert getattr(found, each) == ((tried,) if each == kind else ())
+    files = "violated" if kind == "forbidden_reads" else "holds"
+    network = "violated" if kind == "connections" else "holds"
+    assert verdicts(found) == {NETWORK: network, FORBIDDEN_FILES: files if forbid else "not measured"}
+    if kind != "forbidden_reads":
+        assert found.difference == 0.0 and not found.failure
+        return
     enforced(found)
     if name == "reads":
         assert "PermissionError" in found.failure or "FileNotFoundError" in found.failure
     if name == "peeks":
         assert found.difference == pytest.approx(0.06), "without the file it scores otherwise"
-
-
-def test_a_link_to_forbidden_data_is_followed(module: str, secret: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(secret.parent)
-    found = run(module, "peeks", link)
-    assert found.forbidden_reads == (str(secret),)
-
-
-def test_listing_is_seen(module: str, secret: Path) -> None:
-    assert run(module, "lists", secret.parent).forbidden_reads == (str(secret.parent),)
-
-
-def test_a_single_file_is_forbidden_alone(module: str, secret: Path) -> None:
-    found = run(module, "beside", secret)
-    assert found.difference == 0.0 and found.forbidden_reads == ()
-    assert run(module, "peeks", secret).forbidden_reads == (str(secret),)
 
 
 def test_native_code_gets_no_further(module: str, secret: Path) -> None:
@@ -178,24 +173,6 @@ def test_native_code_gets_no_further(module: str, secret: Path) -> None:
     assert verdicts(found)[FORBIDDEN_FILES] == "undecided"
 
 
-def test_the_network_is_out_of_reach(module: str) -> None:
-    found = run(module, "connects")
-    assert found.connections == ("192.0.2.1:443",)
-    assert verdicts(found) == {NETWORK: "violated", FORBIDDEN_FILES: "not measured"}
-    assert run(module, "looks_up").connections == ("look-up of example.invalid",)
-
-
-def test_loopback_is_no_network(module: str) -> None:
-    found = run(module, "loopback")
-    assert found.difference == 0.0 and found.connections == () and not found.failure
-
-
-def test_programs_are_listed(module: str) -> None:
-    found = run(module, "starts")
-    assert found.processes == (sys.executable,)
-    assert verdicts(found)[NETWORK] == "holds"
-
-
 def test_ends_of_all_kinds(module: str) -> None:
     failed = run(module, "fails_alone")
     assert "SystemExit" in failed.failure and failed.difference is None
@@ -203,23 +180,20 @@ def test_ends_of_all_kinds(module: str) -> None:
     assert "did not end within" in run(module, "hangs_alone", timeout_s=2.0).failure
     with pytest.raises(ScorerError, match="ValueError: always"):
         run(module, "boom")
-
-
-def test_a_path_that_is_not_there(module: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such path to forbid"):
-        run(module, "plain", tmp_path / "none")
+        run(module, "plain", Path("none"))
 
 
-def test_where_nothing_is_enforced_the_report_says_so(module: str) -> None:
-    bare = dataclasses.replace(run(module, "plain"), network="observed", files="observed", forbidden=("/data",))
+def test_other_evidence_is_judged(module: str) -> None:
+    """No fence at all is said to be none; losses that differ are no suspicion where the scorer is random anyway."""
+    found = run(module, "plain")
+    bare = dataclasses.replace(found, network="observed", files="observed", forbidden=("/data",))
     for condition in judge_isolation(bare, steady=True, tolerance=1e-4):
         assert condition.verdict == "holds" and "no fence here" in condition.summary
-
-
-def test_random_scorers_are_not_suspected(module: str) -> None:
-    moved = dataclasses.replace(run(module, "plain"), difference=0.5)
-    assert {c.verdict for c in judge_isolation(moved, steady=True, tolerance=1e-4)} == {"undecided", "not measured"}
-    assert {c.verdict for c in judge_isolation(moved, steady=False, tolerance=1e-4)} == {"holds", "not measured"}
+    moved = dataclasses.replace(found, difference=0.5)
+    for steady, verdict in ((True, "undecided"), (False, "holds")):
+        network, files = judge_isolation(moved, steady, tolerance=1e-4)
+        assert (network.verdict, files.verdict) == (verdict, "not measured")
 
 
 COVER = """
@@ -247,9 +221,3 @@ def test_mounts_serve_where_landlock_is_missing(secret: Path, which: str, shown:
         pytest.skip(done.stderr.strip())
     assert done.stdout.strip() == shown, done.stderr
     assert secret.read_bytes() == b"secret", "nothing changed outside"
-
-
-def test_this_process_is_in_no_sandbox() -> None:
-    """Sandboxes are for the child: here the functions were imported, and not called."""
-    assert np.array_equal(TEXT[:1], [1])
-    assert callable(leave_network) and callable(refuse_reads) and issubclass(RefusedError, Exception)

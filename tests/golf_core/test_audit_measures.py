@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from specimens import cheats
-from specimens.catalogue import BY_NAME, CHUNK, V
+from specimens.catalogue import CHUNK, V
 from specimens.experts import Counts, adaptive, fixed
 from specimens.online import Online, PlainOnline, RestartableOnline, RunSnapshot
 
-from golf_core import strict_json
 from golf_core.audit.auditor import audit
-from golf_core.audit.causality import Edges, Position, changes, choose_cuts, choose_positions, interleaved
 from golf_core.audit.isolation import weigh
 from golf_core.audit.normalization import estimated_sums, likely_first
-from golf_core.audit.passes import look_back
 from golf_core.audit.report import CAUSAL, NORMALIZED, PARTS, SINGLE_PASS, AuditOptions, AuditReport
 from golf_core.audit.scorer import (
     ScorerError,
@@ -27,9 +24,18 @@ from golf_core.audit.scorer import (
     WrongCountError,
     beyond,
     differences,
-    parse_arguments,
 )
 from golf_core.audit.text import synthetic_tokens, tokens_of_file
+from golf_core.audit.trials import (
+    Edges,
+    Position,
+    Watch,
+    changes,
+    choose_cuts,
+    choose_positions,
+    interleaved,
+    look_back,
+)
 from golf_core.data.shards import write_shard
 from golf_core.errors import ArtifactError, DataError, UserError
 
@@ -37,8 +43,16 @@ TEXT = synthetic_tokens(160, V, seed=0)
 QUICK = AuditOptions(positions=8, cuts=3, checks=4)
 
 
+Losses = Callable[[np.ndarray], np.ndarray]
+
+
 def verdict(report: AuditReport, name: str, score: str | None = "loss") -> str:
     return next(c.verdict for c in report.conditions if c.name == name and c.score == score)
+
+
+def constant(loss: float) -> Losses:
+    """Every token costs `loss` nats."""
+    return lambda tokens: np.full(len(tokens), loss)
 
 
 # Where to measure.
@@ -55,16 +69,11 @@ def test_positions_cover_every_kind_and_are_reproducible() -> None:
     for place in found:
         assert ("chunk start" in place.where) == (place.index % CHUNK == 0 and place.index > 0)
         assert ("document start" in place.where) == (TEXT[place.index] == 1)
-
-
-def test_positions_leave_out_what_is_not_scored() -> None:
-    found = choose_positions(TEXT[:20], 1, 50, Edges(8, 1), np.random.default_rng(0))
-    assert [p.index for p in found] == list(range(1, 20))
-
-
-def test_every_beginning_of_the_order_is_varied() -> None:
-    found = interleaved(choose_positions(TEXT, 0, 24, Edges(CHUNK, 1), np.random.default_rng(3)))
-    assert len({kind for place in found[:8] for kind in place.where}) >= 8
+    order = interleaved(found)
+    assert sorted(p.index for p in order) == [p.index for p in found]
+    assert len({kind for place in order[:8] for kind in place.where}) >= 8, "every beginning of the order is varied"
+    unscored = choose_positions(TEXT[:20], 1, 50, Edges(8, 1), np.random.default_rng(0))
+    assert [p.index for p in unscored] == list(range(1, 20))
 
 
 @pytest.mark.parametrize("edges", [Edges(CHUNK), Edges(), Edges(updates=(32, 64))])
@@ -91,8 +100,7 @@ def test_changes_keep_what_is_before_the_cut() -> None:
 
 def test_memory_finds_chunks_and_tells_who_does_not_learn() -> None:
     def memory(scorer: Online) -> tuple[tuple[bool, ...], tuple[int, ...]]:
-        subject = Subject(scorer, "s", V)
-        found = look_back(subject, TEXT, subject.run(TEXT), 1e-5, np.random.default_rng(0))
+        found = look_back(Watch(Subject(scorer, "s", V), TEXT, 1e-5), np.random.default_rng(0))
         return found.remembers, found.updates
 
     learns, updates = memory(PlainOnline(V, adaptive, CHUNK))
@@ -103,14 +111,12 @@ def test_memory_finds_chunks_and_tells_who_does_not_learn() -> None:
 # Differences.
 
 
-def test_infinities_agree_with_themselves_alone() -> None:
+def test_differences_and_tolerance() -> None:
+    """Infinities agree with themselves alone; the tolerance grows with the loss."""
     inf = np.inf
     apart = differences(np.array([inf, inf, -inf, 1.0]), np.array([inf, 1.0, inf, 1.5]))
     assert apart.tolist() == [0.0, inf, inf, 0.5]
     assert beyond(apart, np.array([inf, 1.0, inf, 1.5]), 1e-5).tolist() == [False, True, True, True]
-
-
-def test_tolerance_grows_with_the_loss() -> None:
     base = np.array([0.0, 99.0])
     assert not beyond(np.array([0.9e-5, 0.9e-3]), base, 1e-5).any()
     assert beyond(np.array([1.1e-5, 1.1e-3]), base, 1e-5).all()
@@ -119,34 +125,21 @@ def test_tolerance_grows_with_the_loss() -> None:
 # Sums.
 
 
-def test_sums_of_a_known_scorer() -> None:
-    """exp(-loss) = q for every symbol: the sum is V q, whatever the position."""
-
-    def scorer(tokens: np.ndarray) -> np.ndarray:
-        return np.full(len(tokens), -np.log(0.15))
-
-    report = audit(scorer, TEXT, QUICK)
-    assert [s.total for s in report.sums] == pytest.approx([V * 0.15] * 8)
-    assert verdict(report, NORMALIZED) == "violated"
+@pytest.mark.parametrize(
+    ("total", "expected"), [(V * 0.15, "violated"), (1 + 2e-4, "violated"), (1 + 0.5e-4, "holds"), (0.5, "holds")]
+)
+def test_sums_of_a_known_scorer(total: float, expected: str) -> None:
+    report = audit(constant(np.log(V) - np.log(total)), TEXT, QUICK)
+    assert [s.total for s in report.sums] == pytest.approx([total] * 8)
+    assert verdict(report, NORMALIZED) == expected
     assert all(s.exact and s.symbols == V for s in report.sums)
 
 
-@pytest.mark.parametrize(("excess", "expected"), [(0.5e-4, "holds"), (2e-4, "violated")])
-def test_tolerance_of_sums(excess: float, expected: str) -> None:
-    def scorer(tokens: np.ndarray) -> np.ndarray:
-        return np.full(len(tokens), np.log(V) - np.log1p(excess))
-
-    assert verdict(audit(scorer, TEXT, QUICK), NORMALIZED) == expected
-
-
 def test_a_probability_above_one_is_enough() -> None:
-    def scorer(tokens: np.ndarray) -> np.ndarray:
-        losses = np.full(len(tokens), 3.0)
-        losses[-3] = -0.01
-        return losses
-
-    report = audit(scorer, TEXT, AuditOptions(parts=("repeat",)))
-    assert verdict(report, NORMALIZED) == "violated"
+    """Where sums were not asked for: the other parts are left out."""
+    report = audit(constant(-0.01), TEXT, AuditOptions(parts=("causal",), cuts=2))
+    assert verdict(report, NORMALIZED) == "violated" and not report.sums
+    assert verdict(report, CAUSAL) == "holds" and verdict(report, SINGLE_PASS, None) == "not measured"
 
 
 class Made:
@@ -155,10 +148,9 @@ class Made:
     method = "plain"
 
     def __init__(self, probs: np.ndarray) -> None:
-        self.probs, self.asked = probs, 0
+        self.probs = probs
 
     def losses(self, position: Position, symbols: np.ndarray) -> np.ndarray:
-        self.asked += len(symbols)
         return -np.log(self.probs[None, symbols])
 
     def expected(self, position: Position) -> dict[str, float]:
@@ -193,11 +185,8 @@ def test_an_estimate_is_never_below_what_was_measured() -> None:
 
 
 def test_a_suspicious_estimate_is_made_exact() -> None:
-    def scorer(tokens: np.ndarray) -> np.ndarray:
-        return np.full(len(tokens), np.log(600) - np.log(1.5))
-
     options = AuditOptions(positions=2, cuts=0, exact_limit=256, vocab_size=600)
-    report = audit(scorer, TEXT, options)
+    report = audit(constant(np.log(600) - np.log(1.5)), TEXT, options)
     assert verdict(report, NORMALIZED) == "violated"
     assert all(s.exact and s.total == pytest.approx(1.5) for s in report.sums)
 
@@ -213,35 +202,24 @@ def test_ranking_begins_with_what_followed_before() -> None:
 
 
 class WrongSnapshot(RunSnapshot):
+    """A thousandth off."""
+
     def score(self, tokens: np.ndarray, stop: int) -> np.ndarray:
         return np.asarray(super().score(tokens, stop) + 1e-3)
-
-
-class WrongSnapshots(RestartableOnline):
-    """Snapshots that are a thousandth off."""
-
-    distributions = None  # type: ignore[assignment]
-
-    def snapshots(self, tokens: np.ndarray, positions: list[int]) -> list[RunSnapshot]:  # type: ignore[override]
-        return [WrongSnapshot(s._run, s.position) for s in super().snapshots(tokens, positions)]
 
 
 class LeakySnapshot(RunSnapshot):
     """Keeps what it learned while it answered."""
 
     def score(self, tokens: np.ndarray, stop: int) -> np.ndarray:
-        text = tokens.tolist()
-        return np.array([self._run.score(text, t) for t in range(self.position, stop)])
+        return self._run.scorer.losses(self._run, tokens.tolist(), self.position, stop)
 
 
-class LeakySnapshots(RestartableOnline):
-    def snapshots(self, tokens: np.ndarray, positions: list[int]) -> list[RunSnapshot]:  # type: ignore[override]
-        return [LeakySnapshot(s._run, s.position) for s in super().snapshots(tokens, positions)]
-
-
-@pytest.mark.parametrize("kind", [WrongSnapshots, LeakySnapshots])
-def test_snapshots_that_disagree_are_not_believed(kind: type[RestartableOnline]) -> None:
-    report = audit(kind(V, adaptive), TEXT, QUICK)
+@pytest.mark.parametrize("kind", [WrongSnapshot, LeakySnapshot])
+def test_snapshots_that_disagree_are_not_believed(kind: type[RunSnapshot]) -> None:
+    scorer = RestartableOnline(V, adaptive)
+    scorer.snapshot, scorer.distributions = kind, None  # type: ignore[assignment]
+    report = audit(scorer, TEXT, QUICK)
     assert report.fast_path is not None and not report.fast_path.trusted
     assert max(report.fast_path.largest_difference, report.fast_path.unchanged) >= 1e-3
     assert all(s.method != "snapshot" for s in report.sums)
@@ -262,28 +240,13 @@ def test_snapshots_save_runs_and_give_the_same_sums() -> None:
     assert [s.total for s in swept] == pytest.approx([s.total for s in plain.sums], abs=1e-12)
 
 
-def test_a_formula_stands_beside_the_measured_sum() -> None:
-    which = BY_NAME["published_beside"]
-    report = audit(which.build(), TEXT, AuditOptions(positions=6, cuts=2, claims=("model",)))
-    published = [s for s in report.sums if s.score == "published"]
-    assert published and all(s.total == pytest.approx(s.expected, abs=1e-9) for s in published)
-    assert max(s.total for s in published) > 1.01
-    assert verdict(report, NORMALIZED, "published") == "violated"
-    assert verdict(report, NORMALIZED, "model") == "holds"
-    assert report.passed, "the claim goes by the model alone"
-
-
 def test_several_scores_cost_one_sweep() -> None:
-    one = audit(PlainOnline(V, adaptive), TEXT, QUICK)
+    def both(tokens: np.ndarray) -> dict[str, np.ndarray]:
+        return {"a": constant(np.log(V))(tokens), "b": constant(0.9 * np.log(V))(tokens)}
 
-    class Two(PlainOnline):
-        def __call__(self, tokens: np.ndarray, /) -> dict[str, np.ndarray]:  # type: ignore[override]
-            losses = super().__call__(tokens)
-            return {"a": losses, "b": losses * 0.9}
-
-    both = audit(Two(V, adaptive), TEXT, QUICK)
-    assert both.runs == one.runs
-    assert verdict(both, NORMALIZED, "a") == "holds" and verdict(both, NORMALIZED, "b") == "violated"
+    report = audit(both, TEXT, QUICK)
+    assert report.runs == audit(constant(np.log(V)), TEXT, QUICK).runs
+    assert verdict(report, NORMALIZED, "a") == "holds" and verdict(report, NORMALIZED, "b") == "violated"
 
 
 def test_distributions_of_another_scorer_do_not_count() -> None:
@@ -291,7 +254,7 @@ def test_distributions_of_another_scorer_do_not_count() -> None:
         def distributions(self, tokens: np.ndarray, positions: list[int]) -> np.ndarray:  # type: ignore[override]
             return np.full((len(positions), V), -np.log(V))
 
-    report = audit(Other(V, adaptive), TEXT, QUICK)
+    report = audit(Other(V, fixed), TEXT, QUICK)
     assert all(s.method == "plain" for s in report.sums) and report.passed
     assert any("not those that it scores with" in note for note in report.notes)
 
@@ -356,53 +319,33 @@ def test_a_reach_is_measured() -> None:
 # Text, options, and scorers that cannot be audited.
 
 
-@pytest.mark.parametrize(
-    ("tokens", "sentence"),
-    [
-        (np.zeros((4, 4), dtype=np.int64), r"tokens: expected integers \[n\]"),
-        (np.zeros(100), r"tokens: expected integers \[n\], got float64"),
-        (np.arange(5), "too few to audit"),
-        (np.arange(40) - 3, "-3 is no token"),
-    ],
-)
-def test_texts_that_cannot_be_used(tokens: np.ndarray, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        audit(lambda t: np.ones(len(t)), tokens)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (AuditOptions(parts=("kraft", "luck")), "no part named luck"),
-        (AuditOptions(vocab_size=3), r"holds token \d+, its alphabet 3"),
-        (AuditOptions(positions=0), "positions and checks"),
-        (AuditOptions(kraft_tolerance=0.0), "tolerances"),
-        (AuditOptions(claims=("mixture",)), "no score named mixture; it has loss"),
-    ],
-)
-def test_options_that_cannot_work(options: AuditOptions, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        audit(lambda t: np.ones(len(t)), TEXT, options)
-
-
 def fails(tokens: np.ndarray) -> np.ndarray:
     raise RuntimeError("out of memory\nand more")
 
 
 @pytest.mark.parametrize(
-    ("scorer", "sentence"),
+    ("tokens", "options", "scorer", "sentence"),
     [
-        (fails, r"s: failed \(RuntimeError: out of memory\)$"),
-        (lambda t: np.full(len(t), np.nan), r"NaN \(first at index 0\)"),
-        (lambda t: np.ones((len(t), 3)), r"shape \[160, 3\] for 160 tokens"),
-        (lambda t: "losses", "returned no numbers"),
-        (lambda t: {}, "no losses at all"),
-        (lambda t: {"a": np.ones(len(t)), "b": np.ones(len(t) - 1)}, r"shape \[160\], \[159\]"),
+        (np.zeros((4, 4), dtype=np.int64), {}, np.ones_like, r"tokens: expected integers \[n\]"),
+        (np.zeros(100), {}, np.ones_like, r"tokens: expected integers \[n\], got float64"),
+        (np.arange(5), {}, np.ones_like, "too few to audit"),
+        (np.arange(40) - 3, {}, np.ones_like, "-3 is no token"),
+        (TEXT, {"parts": ("kraft", "luck")}, np.ones_like, "no part named luck"),
+        (TEXT, {"vocab_size": 3}, np.ones_like, r"holds token \d+, its alphabet 3"),
+        (TEXT, {"positions": 0}, np.ones_like, "positions and checks"),
+        (TEXT, {"kraft_tolerance": 0.0}, np.ones_like, "tolerances"),
+        (TEXT, {"claims": ("mixture",)}, np.ones_like, "no score named mixture; it has loss"),
+        (TEXT, {}, fails, r"s: failed \(RuntimeError: out of memory\)$"),
+        (TEXT, {}, lambda t: np.full(len(t), np.nan), r"NaN \(first at index 0\)"),
+        (TEXT, {}, lambda t: np.ones((len(t), 3)), r"shape \[160, 3\] for 160 tokens"),
+        (TEXT, {}, lambda t: "losses", "returned no numbers"),
+        (TEXT, {}, lambda t: {}, "no losses at all"),
+        (TEXT, {}, lambda t: {"a": np.ones(len(t)), "b": np.ones(len(t) - 1)}, r"shape \[160\], \[159\]"),
     ],
 )
-def test_scorers_that_cannot_be_audited(scorer: Callable[[np.ndarray], np.ndarray], sentence: str) -> None:
-    with pytest.raises(ScorerError, match=sentence):
-        audit(scorer, TEXT, label="s")
+def test_what_cannot_be_audited(tokens: np.ndarray, options: dict[str, Any], scorer: Losses, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        audit(scorer, tokens, AuditOptions(**options), label="s")
 
 
 def test_scores_must_keep_their_names() -> None:
@@ -437,38 +380,7 @@ def test_time_is_kept() -> None:
     assert {c.verdict for c in none.conditions} == {"not measured"} and len(none.notes) >= len(PARTS) - 2
 
 
-def test_parts_are_left_out_on_request() -> None:
-    report = audit(PlainOnline(V, adaptive), TEXT, AuditOptions(parts=("causal",), cuts=2))
-    assert verdict(report, CAUSAL) == "holds" and not report.sums
-    assert verdict(report, NORMALIZED) == "not measured" and verdict(report, SINGLE_PASS, None) == "not measured"
-
-
-def test_the_same_seed_measures_the_same() -> None:
-    scorer = PlainOnline(V, adaptive, CHUNK)
-    one, two = (audit(scorer, TEXT, QUICK) for _ in range(2))
-    assert (one.sums, one.causal, one.conditions) == (two.sums, two.causal, two.conditions)
-
-
-def test_a_report_survives_being_saved(tmp_path: Path) -> None:
-    which = BY_NAME["one_too_far"]
-    report = audit(which.build(), TEXT, AuditOptions(positions=10, cuts=3, chunk_tokens=CHUNK))
-    strict_json.save(report, tmp_path / "report.json")
-    again = strict_json.load(AuditReport, tmp_path / "report.json")
-    assert again == report
-    assert not again.passed and again.named("violated") == report.named("violated")
-    assert json.loads((tmp_path / "report.json").read_text())["scorer"] == "scorer"
-
-
 # Naming a scorer, and its text.
-
-
-def test_specs_build_scorers() -> None:
-    scorer, fresh = ScorerSpec("specimens.catalogue:build", True, {"name": "uniform"}).build()
-    assert scorer(TEXT)[0] == pytest.approx(np.log(V)) and fresh is not None
-    scorer, fresh = ScorerSpec("specimens.cheats:ByteMixture").build()
-    assert fresh is not None and fresh() is not scorer
-    function, fresh = ScorerSpec("numpy:cumsum").build()
-    assert fresh is None and function(TEXT)[-1] == TEXT.sum()
 
 
 @pytest.mark.parametrize(
@@ -486,12 +398,6 @@ def test_specs_build_scorers() -> None:
 def test_specs_that_cannot_work(spec: ScorerSpec, sentence: str) -> None:
     with pytest.raises(ScorerError, match=sentence):
         spec.build()
-
-
-def test_arguments_are_json_or_text() -> None:
-    assert parse_arguments(["a=1", "b=x", 'c=["y"]', "d="]) == {"a": 1, "b": "x", "c": ["y"], "d": ""}
-    with pytest.raises(UserError, match="give NAME=VALUE"):
-        parse_arguments(["a"])
 
 
 def test_tokens_of_shards_and_arrays(tmp_path: Path) -> None:

@@ -26,12 +26,6 @@ def encoded(*documents: str) -> np.ndarray:
     return np.array([t for text in documents for t in [BOS, *PROCESSOR.encode(text)]], dtype=np.int64)
 
 
-def test_count_is_that_of_the_documents() -> None:
-    found = count_bytes(TOKENS, PROCESSOR)
-    assert (found.text_bytes, found.documents, found.not_round_trip) == (BYTES, 30, 0)
-    assert found.table_bytes == BYTES
-
-
 @given(texts=st.lists(st.text(alphabet=st.characters(exclude_characters="▁", codec="utf-8")), min_size=1, max_size=4))
 def test_any_documents(texts: list[str]) -> None:
     """All of Unicode; a leading space is the one thing that decoding loses."""
@@ -73,13 +67,6 @@ def test_a_space_that_begins_a_document_is_text_where_the_tokenizer_keeps_it() -
     found = count_bytes(encoded(" fox"), PROCESSOR, claimed=3)
     assert (found.text_bytes, found.table_bytes) == (4, 3)
     assert "the look-up table counts 3" in judge_bytes(found).summary
-
-
-def test_a_character_cut_in_two() -> None:
-    tokens = encoded("fox 🙂", "dogs")[:-1]
-    whole = encoded("fox 🙂")
-    assert count_bytes(whole[:-2], PROCESSOR).text_bytes == len(b"fox ") + 2
-    assert count_bytes(tokens, PROCESSOR).text_bytes <= len("fox 🙂dogs".encode())
 
 
 def test_first_token_as_context() -> None:

@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from golf_core.__main__ import main
 from golf_core.artifact.export import ARTIFACT_NAME
+from golf_core.data.shards import validation_tokens
 from golf_core.data.tokenizer import BOS, load_tokenizer
 from golf_core.distributed import Ranks
 from golf_core.evaluate.breakdown import (
@@ -69,7 +69,6 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> 
 def test_the_sums_are_those_of_the_evaluation(evaluated: Path) -> None:
     result, found = load(EvalResult, evaluated / EVALUATE_RECORD), load(Breakdown, evaluated / BREAKDOWN)
     assert found.tokens == result.tokens and found.bytes == result.bytes
-    assert result.mixture is not None and result.published is not None
     expected = {name: getattr(result, name).nats_per_token * result.tokens for name in scorers_of(result)}
     assert set(expected) == {"neural", "mixture", "published"}
     for parts in (found.chunks, found.by_position, found.by_frequency, found.by_document):
@@ -82,23 +81,10 @@ def test_the_sums_are_those_of_the_evaluation(evaluated: Path) -> None:
     assert len(found.chunks) == result.chunks and [c.first for c in found.chunks] == list(range(0, 8192, 1024))
 
 
-def test_the_chunks_lead_to_the_running_scores(evaluated: Path) -> None:
-    """Where windows end with the chunks: the stride reaches over chunk ends by less than itself."""
-    result, found = load(EvalResult, evaluated / EVALUATE_RECORD), load(Breakdown, evaluated / BREAKDOWN)
-    nats = size = 0.0
-    for record, chunk in zip(result.history, found.chunks, strict=True):
-        nats, size = nats + chunk.nats["neural"], size + chunk.bytes
-        assert record.bpb["neural"] == pytest.approx(nats / size / math.log(2), rel=0.05)
-    assert result.neural.bpb == pytest.approx(nats / size / math.log(2), abs=1e-6)
-
-
-@pytest.mark.parametrize("world_size", [2])
-def test_any_number_of_ranks_gives_the_same(evaluated: Path, tmp_path: Path, world_size: int) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
+def test_two_ranks_give_the_same(evaluated: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "golf_core"]
     arguments = words("evaluate", tmp_path, str(evaluated / ARTIFACT_NAME))
-    done = subprocess.run(
-        [*command, "-m", "golf_core", *arguments], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     one, other = load(Breakdown, evaluated / BREAKDOWN), load(Breakdown, tmp_path / BREAKDOWN)
     assert (one.text_sha256, one.tokens, one.bytes) == (other.text_sha256, other.tokens, other.bytes)
@@ -115,8 +101,6 @@ def test_a_repeated_end_has_none(evaluated: Path, tmp_path: Path) -> None:
 
 
 def test_the_excerpts_are_of_the_text(evaluated: Path, sample_folder: Path) -> None:
-    from golf_core.data.shards import validation_tokens
-
     tokens = validation_tokens(sample_folder, 128)[: 8192 + 1]
     found = load(Breakdown, evaluated / BREAKDOWN)
     assert hashlib.sha256(np.asarray(tokens, dtype="<i4").tobytes()).hexdigest() == found.text_sha256
@@ -215,9 +199,3 @@ def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "zeros", refuse)
     assert TokenLosses(ALONE).gathered(["neural"], 6) is None
-
-
-def test_ranks_but_the_first_keep_no_shared_losses() -> None:
-    kept = TokenLosses(replace(ALONE, rank=1))
-    kept([Losses(0, {"neural": torch.ones(2)}), Losses(0, {"mixture": torch.ones(2)})])
-    assert [name for name, _, _ in kept._kept] == ["neural"]

@@ -22,9 +22,8 @@ from golf_core.mixture.contexts import (
     ContextCounts,
     CountTable,
     LongestMatch,
-    Matches,
-    Statistics,
 )
+from golf_core.mixture.ladder import FixedShare, log_sum
 from golf_core.mixture.mixer import DocumentTilt
 
 CPU = torch.device("cpu")
@@ -104,26 +103,27 @@ def test_table_grows_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not table.get(asked).any()
 
 
-def test_table_survives_a_long_run_of_collisions() -> None:
-    table, keys = CountTable(1, CPU), torch.tensor(colliding(300, FIRST_CAPACITY - 5))
-    table.add(keys[:200], torch.arange(1, 201).int()[None])
-    assert table.get(keys)[0].tolist() == [*range(1, 201), *[0] * 100]
-
-
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-def counts_of(vocab: int, tokens: list[int], orders: range, document_orders: range, edges: list[int]) -> Statistics:
-    """The statistics of all positions, looked at and learnt a call at a time."""
+def counts_agree(vocab: int, tokens: list[int], orders: range, document_orders: range, edges: list[int]) -> None:
+    """c, C, u and all of the distribution, of every source at every position, looked at and learnt a call at a time."""
     counts = ContextCounts(vocab, orders, document_orders, torch.tensor(tokens), CPU)
-    parts = []
+    followers = plain.Followers(orders, document_orders)
     for begin, end in pairwise(edges):
-        parts.append(counts.look(begin, end))
-        assert [counts.document_of(t) for t in range(begin, end)] == [
-            plain.document_start(tokens, t) for t in range(begin, end)
-        ]
+        seen = counts.look(begin, end)
+        every = counts.distributions(torch.arange(begin, end))
+        for at, t in enumerate(range(begin, end)):
+            assert counts.document_of(t) == plain.document_start(tokens, t)
+            counters, target = followers.at(tokens, t), tokens[t + 1]
+            assert seen.count[:, at].tolist() == [c[target] for c in counters]
+            assert seen.total[:, at].tolist() == [c.total() for c in counters]
+            assert seen.distinct[:, at].tolist() == [sum(n > 0 for n in c.values()) for c in counters]
+            assert every[at].sum(1).tolist() == [c.total() for c in counters]
+            for source, counter in enumerate(counters):
+                assert every[at, source, list(counter)].tolist() == list(counter.values())
+                counter[target] += 1
         counts.learn()
-    return Statistics(*(torch.cat([getattr(p, name) for p in parts], dim=1) for name in ("count", "total", "distinct")))
 
 
 @settings(max_examples=examples(80))
@@ -131,49 +131,17 @@ def counts_of(vocab: int, tokens: list[int], orders: range, document_orders: ran
 def test_contexts_against_dictionaries(
     data: st.DataObject, stream: tuple[int, list[int]], orders: int, document_orders: int
 ) -> None:
-    """c, C and u of every source at every position, however the stream is cut into calls."""
+    """However the stream is cut into calls."""
     vocab, tokens = stream
-    ranges = range(orders), range(data.draw(st.integers(0, document_orders)), document_orders)
-    edges = cuts(data.draw, len(tokens) - 1)
-    found = counts_of(vocab, tokens, *ranges, edges)
-    followers = plain.Followers(*ranges)
-    for t, target in enumerate(tokens[1:]):
-        counters = followers.at(tokens, t)
-        assert found.count[:, t].tolist() == [c[target] for c in counters]
-        assert found.total[:, t].tolist() == [c.total() for c in counters]
-        assert found.distinct[:, t].tolist() == [sum(n > 0 for n in c.values()) for c in counters]
-        for counter in counters:
-            counter[target] += 1
+    within = range(data.draw(st.integers(0, document_orders)), document_orders)
+    counts_agree(vocab, tokens, range(orders), within, cuts(data.draw, len(tokens) - 1))
 
 
-@settings(max_examples=examples(40))
-@given(data=st.data(), stream=streams(60), split=st.integers(0, 3))
-def test_whole_distributions_of_counts(data: st.DataObject, stream: tuple[int, list[int]], split: int) -> None:
-    vocab, tokens = stream
-    counts = ContextCounts(vocab, range(split), range(4 - split), torch.tensor(tokens), CPU)
-    followers = plain.Followers(range(split), range(4 - split))
-    for begin, end in pairwise(cuts(data.draw, len(tokens) - 1)):
-        seen = counts.look(begin, end)
-        every = counts.distributions(torch.arange(begin, end))
-        realised = every.gather(2, torch.tensor(tokens)[begin + 1 : end + 1, None, None].expand(-1, every.size(1), 1))
-        torch.testing.assert_close(realised[:, :, 0].T, seen.count)
-        torch.testing.assert_close(every.sum(2).T.int(), seen.total)
-        torch.testing.assert_close((every > 0).sum(2).T.int(), seen.distinct)
-        for t in range(begin, end):
-            counters = followers.at(tokens, t)
-            assert every[t - begin].tolist() == [[counter[token] for token in range(vocab)] for counter in counters]
-            for counter in counters:
-                counter[tokens[t + 1]] += 1
-        counts.learn()
-
-
-def test_contexts_stop_where_a_document_begins() -> None:
-    """The same word after another document is the same context; one that reaches into it would not be."""
-    tokens = [7, BOS, 5, 6, 8, BOS, 5, 6, BOS, BOS, 5, 6, 2]
-    found = counts_of(9, tokens, range(4), range(3), [0, len(tokens) - 1])
-    assert found.count[3].tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0, 2, 2, 0]
-    assert found.total[6].tolist() == [0] * 12  # no pair repeats within a document
-    assert found.total[4].tolist() == [0, 0, 1, 2, 3, 0, 1, 2, 0, 0, 1, 2]
+@pytest.mark.parametrize("vocab", [2, 1024, 65_536])
+def test_context_keys_fit_beside_the_token(vocab: int) -> None:
+    """The largest ids of large vocabularies: no pair's key is negative or another's."""
+    rng = np.random.default_rng(vocab)
+    counts_agree(vocab, (vocab - 1 - rng.integers(0, 2, 30)).tolist(), range(6), range(3), [0, 11, 29])
 
 
 def test_only_the_current_document_is_kept() -> None:
@@ -188,62 +156,33 @@ def test_only_the_current_document_is_kept() -> None:
         assert counts.tables[1].pairs._used == 5  # type: ignore[attr-defined]
 
 
-def test_positions_are_gone_through_in_order() -> None:
-    counts = ContextCounts(4, range(2), range(2), torch.zeros(20, dtype=torch.int64), CPU)
-    counts.look(0, 5)
-    counts.learn()
-    with pytest.raises(AssertionError):
-        counts.look(6, 8)
-
-
-@pytest.mark.parametrize("vocab", [2, 1024, 8192, 65_536])
-def test_context_keys_fit_beside_the_token(vocab: int) -> None:
-    """The largest ids of large vocabularies: no pair's key is negative or another's."""
-    rng = np.random.default_rng(vocab)
-    tokens = (vocab - 1 - rng.integers(0, 2, 400)).tolist()
-    found = counts_of(vocab, tokens, range(6), range(3), [0, 150, 399])
-    followers = plain.Followers(range(6), range(3))
-    for t, target in enumerate(tokens[1:]):
-        counters = followers.at(tokens, t)
-        assert found.count[:, t].tolist() == [c[target] for c in counters]
-        assert found.distinct[:, t].tolist() == [len(c) - (c[target] == 0 and target in c) for c in counters]
-        for counter in counters:
-            counter[target] += 1
-
-
 # --- matching ----------------------------------------------------------------------------------------------------
 
 
-def matches_of(tokens: list[int], least: int, edges: list[int]) -> Matches:
-    match = LongestMatch(least, torch.tensor(tokens), CPU)
-    parts = []
+def matches_agree(tokens: list[int], least: int, edges: list[int]) -> int:
+    """Every length and prediction, by a search. The longest length."""
+    match, longest = LongestMatch(least, torch.tensor(tokens), CPU), 0
     for begin, end in pairwise(edges):
-        parts.append(match.look(begin, end))
+        found = match.look(begin, end)
         match.learn()
-    return Matches(torch.cat([p.predicted for p in parts]), torch.cat([p.length for p in parts]))
+        for t, predicted, length in zip(range(begin, end), found.predicted, found.length, strict=True):
+            expected = plain.longest_match(tokens, t, least)
+            assert int(length) == expected[1] and (not length or int(predicted) == expected[0])
+            longest = max(longest, int(length))
+    return longest
 
 
 @settings(max_examples=examples(80))
 @given(data=st.data(), stream=streams(150), least=st.integers(1, 6))
 def test_matches_against_a_search(data: st.DataObject, stream: tuple[int, list[int]], least: int) -> None:
-    _, tokens = stream
-    found = matches_of(tokens, least, cuts(data.draw, len(tokens) - 1))
-    expected = [plain.longest_match(tokens, t, least) for t in range(len(tokens) - 1)]
-    assert found.length.tolist() == [length for _, length in expected]
-    matched = found.length > 0
-    assert found.predicted[matched].tolist() == [token for token, length in expected if length]
+    matches_agree(stream[1], least, cuts(data.draw, len(stream[1]) - 1))
 
 
 @pytest.mark.parametrize("least", [1, 6, LONGEST])
 def test_long_matches_end_at_the_longest(least: int) -> None:
     block = (np.random.default_rng(0).permutation(80) + 3).tolist()
     tokens = [90, *block, 91, *block, 92]
-    found = matches_of(tokens, least, [0, 40, 100, len(tokens) - 1])
-    assert max(found.length.tolist()) == LONGEST
-    expected = [plain.longest_match(tokens, t, least) for t in range(len(tokens) - 1)]
-    assert found.length.tolist() == [length for _, length in expected]
-    # In the second block everything is predicted, once enough of it has been seen.
-    assert found.predicted[81 + LONGEST : 161].tolist() == tokens[82 + LONGEST : 162]
+    assert matches_agree(tokens, least, [0, 40, 100, len(tokens) - 1]) == LONGEST
 
 
 # --- the tilt ----------------------------------------------------------------------------------------------------
@@ -287,49 +226,6 @@ def test_tilt_against_a_dense_computation(data: st.DataObject, seed: int, vocab:
         np.testing.assert_allclose(ours.exponents.numpy(), reference.exponents, rtol=1e-9)
 
 
-def test_tilt_in_single_precision() -> None:
-    tokens = long_stream(50, 1501, 3, 2)
-    log_probs = log_probs_for(1500, 50, 3)
-    results = []
-    for dtype in (torch.float32, torch.float64):
-        tilt = DocumentTilt(50, torch.tensor(tokens), CPU)
-        for first in range(0, 1500, 500):
-            document = plain.document_start(tokens, first)
-            results.append(tilt.tilt(log_probs[first : first + 500].to(dtype), first, document))
-            tilt.learn(first, first + 500)
-    assert results[0].dtype == torch.float32
-    torch.testing.assert_close(torch.cat(results[:3]).double(), torch.cat(results[3:]), rtol=0, atol=1e-5)
-
-
-def test_tilt_learns_by_newton_steps() -> None:
-    """Gradient and Hessian of the sampled losses, by autograd through the definition."""
-    vocab, count = 9, 1600
-    tokens = long_stream(vocab, count + 1, 5, 2)
-    log_probs = log_probs_for(count, vocab, 5)
-    ours, reference = DocumentTilt(vocab, torch.tensor(tokens), CPU), plain.PlainTilt(vocab)
-    sampled = range(0, count, tilting.SAMPLE_EVERY)
-    ratios, bins = zip(*(reference.ratio(tokens, t) for t in sampled), strict=True)
-    assert set(bins) == set(range(len(tilting.LENGTH_BINS) + 1))
-    targets = torch.tensor(tokens)[[t + 1 for t in sampled]]
-
-    def loss_of(which: int, exponents: Tensor) -> Tensor:
-        mine = [i for i, b in enumerate(bins) if b == which]
-        score = exponents[0] * log_probs[sampled][mine] + exponents[1] * torch.from_numpy(np.array(ratios))[mine]
-        return torch.nn.functional.cross_entropy(score, targets[mine], reduction="sum")
-
-    ours.tilt(log_probs, 0, 0)
-    moments = ours.moments.clone()
-    ours.learn(0, count)
-    start = torch.tensor(tilting.START, dtype=torch.float64)
-    for which in set(bins):
-        gradient = torch.autograd.functional.jacobian(lambda e, b=which: loss_of(b, e), start)
-        hessian = torch.autograd.functional.hessian(lambda e, b=which: loss_of(b, e), start)
-        torch.testing.assert_close(moments[which, :2], -gradient, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(moments[which, [2, 3, 3, 4]].view(2, 2), hessian, rtol=1e-9, atol=1e-9)
-        step = torch.linalg.solve(hessian + torch.diag(torch.tensor(tilting.PRIOR_PRECISION).double()), gradient)
-        torch.testing.assert_close(ours.exponents[which], start - step, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("pull", [(1.0, 1.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0)])
 def test_exponents_stay_within_their_limits(pull: tuple[float, float]) -> None:
     """However hard a text pulls at them; and what they give at a limit is still a distribution."""
@@ -347,40 +243,32 @@ def test_exponents_stay_within_their_limits(pull: tuple[float, float]) -> None:
     torch.testing.assert_close(tilted.exp().sum(1), torch.ones(chunk, dtype=torch.float64))
 
 
-def test_exponents_follow_the_text() -> None:
-    """The most probable token every time, for long; then never: beta rises, and falls again."""
-    vocab, chunk = 8, 8192
-    log_probs = log_probs_for(6 * chunk, vocab, 1)
-    words = torch.tensor([w for w in range(vocab) if w != BOS])  # one long document
-    likely, unlikely = log_probs[: 4 * chunk, words].argmax(1), log_probs[4 * chunk :, words].argmin(1)
-    tokens = torch.cat((torch.zeros(1, dtype=torch.int64), words[likely], words[unlikely]))
-    tilt = DocumentTilt(vocab, tokens, CPU)
-    beta = []
-    for first in range(0, 6 * chunk, chunk):
-        tilt.tilt(log_probs[first : first + chunk], first, 0)
-        tilt.learn(first, first + chunk)
-        beta.append(float(tilt.exponents[-1, 0]))
-    assert 1.4 < beta[2] <= beta[3]
-    assert beta[4] < beta[3] and beta[5] == tilting.LIMITS[0][0]
+# --- the weights ---------------------------------------------------------------------------------------------------
 
 
-def test_tilt_pays_on_repetitive_documents() -> None:
-    """Documents that keep to words of their own; the model knows none of it."""
-    rng, vocab, chunk = np.random.default_rng(2), 64, 1024
-    documents = [np.concatenate(([BOS], rng.choice(rng.choice(np.arange(2, vocab), 6), 255))) for _ in range(48)]
-    tokens = torch.from_numpy(np.concatenate(documents))
-    count = len(tokens) - 1
-    uniform = torch.full((count, vocab), 1.0 / vocab).log()
+STRETCHES = st.lists(
+    st.lists(st.lists(st.floats(-60.0, 0.0), min_size=3, max_size=3), min_size=1, max_size=6), min_size=1, max_size=12
+)
 
-    def total(learning: bool) -> float:
-        tilt, nats = DocumentTilt(vocab, tokens, CPU), 0.0
-        for first in range(0, count, chunk):
-            last = min(first + chunk, count)
-            tilted = tilt.tilt(uniform[first:last], first, plain.document_start(tokens.tolist(), first))
-            nats -= float(tilted.gather(1, tokens[first + 1 : last + 1, None]).double().sum())
-            if not learning:
-                tilt.moments.zero_()
-            tilt.learn(first, last)
-        return nats
 
-    assert total(learning=True) < 0.9 * total(learning=False) < 0.9 * count * np.log(vocab)
+@settings(max_examples=examples(150))
+@given(stretches=STRETCHES, raw=st.lists(st.floats(0.01, 1.0), min_size=3, max_size=3))
+def test_fixed_share_keeps_its_bound(stretches: list[list[list[float]]], raw: list[float]) -> None:
+    """After every token, against every expert, whatever their losses; and Bayes inside a stretch, by hand."""
+    prior = np.array(raw) / sum(raw)
+    share, reference = FixedShare(prior), plain.PlainShare(prior.tolist())
+    total, experts = 0.0, np.zeros(3)
+    for rows in stretches:
+        logs = np.array(rows)
+        weights = share.of(logs)
+        np.testing.assert_allclose(log_sum(weights), 0.0, atol=1e-9)
+        for row, used in zip(logs, weights, strict=True):
+            mixed = float(log_sum(used + row))
+            expected = reference.mix(list(np.exp(row)[:, None]), 0)
+            assert mixed == pytest.approx(float(np.log(expected[0])), abs=1e-8)
+            total, experts = total - mixed, experts - row
+            for expert in range(3):
+                assert total - experts[expert] <= share.bound(expert) + 1e-8
+        share.learn(logs)
+        reference.learn()
+        np.testing.assert_allclose(np.exp(share.log_weights), reference.weights, atol=1e-9)

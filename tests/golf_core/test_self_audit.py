@@ -12,10 +12,10 @@ import torch
 from golf_core import strict_json
 from golf_core.artifact.export import ARTIFACT_NAME, export
 from golf_core.audit.report import AuditOptions
-from golf_core.config import GolfConfig, override, preset
+from golf_core.config import override, preset
 from golf_core.data.shards import validation_tokens
-from golf_core.evaluate.auditable import EvaluationScorer
-from golf_core.evaluate.self_audit import audit_evaluation, in_short
+from golf_core.evaluate.auditable import EvaluationScorer, audit_evaluation, in_short
+from golf_core.mixture import contexts
 from golf_core.model.gpt import GPT
 
 CONFIG = override(
@@ -26,14 +26,18 @@ CONFIG = override(
         "evaluate.seq_len": 128,
         "evaluate.chunk_tokens": 512,
         "evaluate.hedge_min_tokens": 1000,
-        "evaluate.mixer.update_tokens": 128,
+        "evaluate.mixer.update_tokens": 100,  # no multiple of the stride: calls are cut within windows
     },
 )
+Paths = tuple[Path, Path, Path, Path]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of a model that is sure of itself without reason: the fifth expert is far from a distribution."""
+def paths(tmp_path_factory: pytest.TempPathFactory, sample_folder: Path) -> Paths:
+    """Artifact, data, tokenizer and configuration.
+
+    The model is sure of itself without reason: the fifth expert is far from a distribution.
+    """
     folder = tmp_path_factory.mktemp("audit")
     torch.manual_seed(0)
     model = GPT(CONFIG.model)
@@ -41,19 +45,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.tok_emb.weight.mul_(60.0)
     export(model, CONFIG, folder)
     strict_json.save(CONFIG, folder / "config.json")
-    return folder
+    return folder / ARTIFACT_NAME, sample_folder, sample_folder / "tokenizer.model", folder / "config.json"
 
 
-def scorer(place: Path, sample_folder: Path, config: GolfConfig = CONFIG) -> EvaluationScorer:
-    strict_json.save(config, place / "config.json")
-    return EvaluationScorer(
-        str(place / ARTIFACT_NAME), str(sample_folder / "tokenizer.model"), str(place / "config.json")
-    )
-
-
-def test_the_audit_tells_the_mixture_from_the_published_score(place: Path, sample_folder: Path) -> None:
-    strict_json.save(CONFIG, place / "config.json")
-    paths = (place / ARTIFACT_NAME, sample_folder, sample_folder / "tokenizer.model", place / "config.json")
+def test_the_audit_tells_the_mixture_from_the_published_score(paths: Paths) -> None:
     report = audit_evaluation(*paths, AuditOptions(parts=("kraft",), positions=2, checks=1))
     assert report.fast_path is not None and report.fast_path.trusted
     assert report.passed  # the verdict goes by the mixture
@@ -66,9 +61,10 @@ def test_the_audit_tells_the_mixture_from_the_published_score(place: Path, sampl
     assert short.published_sum > 1.5 and short.published_formula_max_error < 1e-4
 
 
-def test_snapshots_give_the_plain_losses(place: Path, sample_folder: Path) -> None:
-    box = scorer(place, sample_folder)
-    tokens = validation_tokens(sample_folder, 128)[:1281].astype(np.int64)
+def test_snapshots_give_the_plain_losses(paths: Paths) -> None:
+    artifact, data, tokenizer, config = paths
+    box = EvaluationScorer(str(artifact), str(tokenizer), str(config))
+    tokens = validation_tokens(data, 128)[:1281].astype(np.int64)
     plain = box(tokens)
     positions = [0, 1, 130, 512, 513, 600, 1024, 1280]
     for position, snapshot in zip(positions, box.snapshots(tokens, positions), strict=True):
@@ -88,10 +84,8 @@ def test_snapshots_give_the_plain_losses(place: Path, sample_folder: Path) -> No
             assert after == pytest.approx(box(changed)["mixture"][position - 1], abs=1e-5)
 
 
-def test_a_changed_rule_is_noticed(place: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_rule_is_noticed(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mixture whose counts hold the token itself is found out."""
-    from golf_core.mixture import contexts
-
     honest = contexts._Tables.statistics
 
     def peeking(self: contexts._Tables, keys: contexts._Keys) -> tuple[contexts.Statistics, torch.Tensor]:
@@ -99,8 +93,6 @@ def test_a_changed_rule_is_noticed(place: Path, sample_folder: Path, monkeypatch
         return replace(found, count=found.count + 1, total=found.total + 1), fresh
 
     monkeypatch.setattr(contexts._Tables, "statistics", peeking)
-    strict_json.save(CONFIG, place / "config.json")
-    paths = (place / ARTIFACT_NAME, sample_folder, sample_folder / "tokenizer.model", place / "config.json")
     report = audit_evaluation(*paths, AuditOptions(parts=("kraft",), positions=1, checks=1))
     assert not report.passed
     assert "2 normalised" in in_short(report).violated

@@ -79,10 +79,12 @@ def test_training_repeats_itself_and_agrees_on_3_ranks(tmp_path: Path) -> None:
         assert other == pytest.approx(checksum, rel=1e-3)
 
 
-def muon_step(ranks: Ranks) -> list[torch.Tensor]:
+MATRICES = [(8, 4)] * 5 + [(4, 8)] * 2 + [(6, 6)]
+
+
+def muon_steps(ranks: Ranks) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    shapes = [(8, 4)] * 5 + [(4, 8)] * 2 + [(6, 6)]
-    params = [torch.nn.Parameter(torch.randn(*shape, generator=generator)) for shape in shapes]
+    params = [torch.nn.Parameter(torch.randn(*shape, generator=generator)) for shape in MATRICES]
     muon = Muon(params, train_config().train, ranks, compiled=False)
     for step in range(3):
         for param in params:
@@ -91,18 +93,10 @@ def muon_step(ranks: Ranks) -> list[torch.Tensor]:
     return [p.detach() for p in params]
 
 
-def test_muon_shares_out_the_matrices() -> None:
-    alone = muon_step(single(torch.device("cpu")))
-    for result in on_ranks(3, muon_step):
-        for found, expected in zip(result, alone, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_muon_against_a_plain_reference() -> None:
-    """One matrix at a time, written from the recipe."""
+    """One matrix at a time, written from the recipe; the ranks share them out."""
     generator = torch.Generator().manual_seed(1)
-    shapes = [(8, 4)] * 5 + [(4, 8)] * 2 + [(6, 6)]
-    weights = [torch.randn(*shape, generator=generator) for shape in shapes]
+    weights = [torch.randn(*shape, generator=generator) for shape in MATRICES]
     buffers = [torch.zeros_like(w) for w in weights]
     for step in range(3):
         momentum = 0.9 + 0.01 * step
@@ -112,8 +106,9 @@ def test_muon_against_a_plain_reference() -> None:
             update = newton_schulz((gradient + momentum * buffers[i])[None], 5, torch.float32)[0]
             scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
             weights[i] = weight * (1 - 0.02 * 0.04) - 0.02 * scale * update
-    for found, expected in zip(muon_step(single(torch.device("cpu"))), weights, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for result in (muon_steps(single(torch.device("cpu"))), *on_ranks(3, muon_steps)):
+        for found, expected in zip(result, weights, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_newton_schulz_orthogonalises() -> None:

@@ -1,8 +1,11 @@
-"""Condition 1: do later tokens change earlier losses?
+"""Runs of the scorer on one text and on changed copies of it: what moves which losses.
 
-With the tokens before a cut unchanged, every loss before the cut must stay as it is, whatever stands at the cut and
-after it. Every plain run of a changed text is compared over all positions before its cut, so one run is a test of
-hundreds of positions at once.
+Condition 1: with the tokens before a cut unchanged, every loss before the cut must stay as it is, whatever stands at
+the cut and after it. Every plain run of a changed text is compared over all positions before its cut, so one run is a
+test of hundreds of positions at once.
+
+Condition 4: the same text gets the same losses, whatever was scored before. Beside it: what early tokens do to later
+losses, and whether an earlier document bears on a later one.
 """
 
 from __future__ import annotations
@@ -14,58 +17,75 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golf_core.audit.report import CausalEvidence, Influence
-from golf_core.audit.scorer import F64, Clock, Losses, Snapshot, Subject, Tokens, beyond, differences
+from golf_core.audit.report import CausalEvidence, Influence, Repeatability
+from golf_core.audit.scorer import (
+    F64,
+    Clock,
+    Losses,
+    ScorerError,
+    Snapshot,
+    Subject,
+    Tokens,
+    WrongCountError,
+    beyond,
+    differences,
+)
 
 KEPT = 24
 """Influences of each score that go into the report; the rest is counted."""
+BLOCK = 8
+"""Tokens changed at once."""
+QUIET = 6
+"""Losses so soon after a token may depend on it as context; later ones only if something was kept."""
 
 
 class Watch:
-    """Compares losses of changed texts with those of the original and keeps what differs."""
+    """A scorer on one text and its losses there: runs changed copies of the text, and keeps what differs."""
 
-    def __init__(self, base: Losses, tolerance: float) -> None:
-        self.base, self.tolerance = base, tolerance
+    def __init__(self, subject: Subject, tokens: Tokens, tolerance: float) -> None:
+        self.subject, self.tokens, self.tolerance = subject, tokens, tolerance
+        self.base = subject.run(tokens)
         self.runs, self.snapshot_runs = 0, 0
         self.influences: list[Influence] = []
-        self.largest = dict.fromkeys(base.names, 0.0)
+        self.largest = dict.fromkeys(self.base.names, 0.0)
 
-    def whole(self, values: F64, cut: Position, change: str, single: bool) -> None:
-        """A plain run from the start: `values` [names, n], changed from `cut` on."""
+    def run(self, change: Change, cut: Position) -> F64:
+        """Losses [names, n] of a plain run from the start, of a text changed from `cut` on."""
+        values = self.subject.run(change.tokens).values
         self.runs += 1
-        self._compare(values[:, : cut.index], self.base.values[:, : cut.index], cut, change, single)
+        self._compare(values[:, : cut.index], self.base.values[:, : cut.index], cut, change)
+        return values
 
-    def part(self, values: F64, unchanged: F64, cut: Position, change: Change) -> None:
-        """From a snapshot: losses [names, k] of the k tokens before `cut`, of a text changed there and of the original.
+    def replaced(self, position: Position, symbol: int) -> tuple[Tokens, F64]:
+        """The text with `symbol` at a position, and its losses by a plain run."""
+        changed = _with(self.tokens, position.index, np.array([symbol]))
+        return changed, self.run(Change("token replaced", changed, single=True), position)
 
-        Both come from the same snapshot, so that no difference between it and the plain scorer gets in between.
+    def try_snapshot(self, snapshot: Snapshot, cut: Position, rng: np.random.Generator) -> None:
+        """All changes at one cut after a snapshot: only losses from the snapshot on are seen.
+
+        Losses of both texts come from the same snapshot, so that no difference between it and the plain scorer gets
+        in between.
         """
-        self.snapshot_runs += 1
-        self._compare(values, unchanged, cut, change.name, change.single)
+        unchanged = self.subject.score(snapshot, self.tokens, cut.index)
+        for change in changes(self.tokens, cut.index, self.subject.vocab, rng):
+            values = self.subject.score(snapshot, change.tokens, cut.index)
+            self.snapshot_runs += 1
+            self._compare(values, unchanged, cut, change)
 
-    def _compare(self, values: F64, base: F64, cut: Position, change: str, single: bool) -> None:
+    def _compare(self, values: F64, base: F64, cut: Position, change: Change) -> None:
+        """Losses [names, k] of the k tokens before `cut`."""
         start = cut.index - base.shape[1]
         if not base.shape[1]:
             return
-        apart = differences(values, base)
-        wrong = beyond(apart, base, self.tolerance)
         for row, name in enumerate(self.base.names):
-            largest = float(apart[row].max())
+            largest, found = _moved(values[row], base[row], self.tolerance)
             self.largest[name] = max(self.largest[name], largest)
-            found = np.flatnonzero(wrong[row])
             if len(found):
                 first, last = start + int(found[0]), start + int(found[-1])
                 self.influences.append(
-                    Influence(name, cut.index, cut.where, change, single, first, last, len(found), largest)
+                    Influence(name, cut.index, cut.where, change.name, change.single, first, last, len(found), largest)
                 )
-
-    def compare(self, values: F64, score: str, stop: int) -> tuple[int, int, int, float] | None:
-        """First and last position before `stop` at which a score's loss moved, how many, and how far; None for none."""
-        row = self.base.names.index(score)
-        base = self.base.values[row, :stop]
-        apart = differences(values[row, :stop], base)
-        found = np.flatnonzero(beyond(apart, base, self.tolerance))
-        return (int(found[0]), int(found[-1]), len(found), float(apart.max())) if len(found) else None
 
     def evidence(self) -> CausalEvidence:
         """What to report: of each score the largest influences."""
@@ -76,9 +96,7 @@ class Watch:
         return CausalEvidence(self.runs, self.snapshot_runs, self.largest, tuple(kept), len(self.influences))
 
 
-def try_cuts(
-    subject: Subject, tokens: Tokens, cuts: Sequence[Position], watch: Watch, rng: np.random.Generator, clock: Clock
-) -> int:
+def try_cuts(watch: Watch, cuts: Sequence[Position], rng: np.random.Generator, clock: Clock) -> int:
     """Plain runs of all changes at each of `cuts`. Returns how many cuts were tried before the time was up.
 
     For each score, the change that moved the earliest loss is then followed up to see how far ahead it reaches.
@@ -86,51 +104,155 @@ def try_cuts(
     texts: dict[int, Tokens] = {}
     done = 0
     for cut in cuts:
-        for change in changes(tokens, cut.index, subject.vocab, rng):
+        for change in changes(watch.tokens, cut.index, watch.subject.vocab, rng):
             if clock.over():
                 break
             known = len(watch.influences)
-            watch.whole(subject.run(change.tokens).values, cut, change.name, change.single)
+            watch.run(change, cut)
             texts |= {id(influence): change.tokens for influence in watch.influences[known:]}
         else:
             done += 1
     for name in watch.base.names:
         own = [i for i in watch.influences if i.score == name and not i.single and id(i) in texts]
         for worst in sorted(own, key=lambda i: i.first - i.cut)[:2]:
-            watch.influences.append(reach_of(subject, tokens, watch, worst, texts[id(worst)], clock))
+            watch.influences.append(_reach_of(watch, worst, texts[id(worst)], clock))
     return done
 
 
-def try_snapshot(
-    subject: Subject, tokens: Tokens, snapshot: Snapshot, cut: Position, watch: Watch, rng: np.random.Generator
-) -> None:
-    """All changes at one cut after a snapshot: only losses from the snapshot on are seen."""
-    unchanged = subject.score(snapshot, tokens, cut.index)
-    for change in changes(tokens, cut.index, subject.vocab, rng):
-        watch.part(subject.score(snapshot, change.tokens, cut.index), unchanged, cut, change)
-
-
-def reach_of(
-    subject: Subject, tokens: Tokens, watch: Watch, worst: Influence, changed: Tokens, clock: Clock
-) -> Influence:
+def _reach_of(watch: Watch, worst: Influence, changed: Tokens, clock: Clock) -> Influence:
     """How far ahead an influence reaches: `worst` with the latest cut that still shows it, found by halving.
 
     `changed` [n] is the text that showed it. Of its change only the part from a later cut on is kept; the losses that
     moved before are watched. What is found is a lower bound where a change must be long to show.
     """
-    low, high, found = worst.cut, len(tokens) - 1, worst
+    low, high, found = worst.cut, len(watch.tokens) - 1, worst
+    row, stop = watch.base.names.index(worst.score), worst.last + 1
     while low < high and not clock.over():
         cut = (low + high + 1) // 2
-        trial = np.concatenate((tokens[:cut], changed[cut:]))
-        moved = watch.compare(subject.run(trial).values, worst.score, worst.last + 1)
-        if moved is None:
-            high = cut - 1
-        else:
-            low = cut
+        trial = np.concatenate((watch.tokens[:cut], changed[cut:]))
+        values = watch.subject.run(trial).values[row, :stop]
+        largest, moved = _moved(values, watch.base.values[row, :stop], watch.tolerance)
+        if len(moved):
+            low, first, last = cut, int(moved[0]), int(moved[-1])
             found = dataclasses.replace(
-                worst, cut=cut, single=False, first=moved[0], last=moved[1], count=moved[2], difference=moved[3]
+                worst, cut=cut, single=False, first=first, last=last, count=len(moved), difference=largest
             )
+        else:
+            high = cut - 1
     return found
+
+
+def _moved(values: F64, base: F64, tolerance: float) -> tuple[float, NDArray[np.int64]]:
+    """How far losses [k] moved at the most, and where by more than the tolerance."""
+    apart = differences(values, base)
+    return float(apart.max()), np.flatnonzero(beyond(apart, base, tolerance))
+
+
+# --- the same text again, and what is learned from it ---
+
+
+def repeatability(watch: Watch, rng: np.random.Generator) -> Repeatability:
+    """Runs A again, another text B, then A; and where fresh scorers can be built, A on two of them.
+
+    Without fresh scorers, a scorer whose second run differs at once may draw random numbers or keep state: the two
+    are told apart only by what a fresh one does. Afterwards a scorer that keeps state is renewed for every run.
+    """
+
+    subject, tokens, base = watch.subject, watch.tokens, watch.base
+
+    def apart(a: Losses, b: Losses) -> tuple[float, bool]:
+        found = differences(a.values, b.values)
+        return float(found.max()), bool(beyond(found, b.values, watch.tolerance).any())
+
+    again = apart(subject.run(tokens), base)
+    subject.run(rng.permutation(tokens))
+    after = apart(subject.run(tokens), base)
+    fresh = against = None
+    random, keeps = again[1], after[1] and not again[1]
+    if subject.fresh is not None:
+        one, two = subject.run(tokens, subject.fresh()), subject.run(tokens, subject.fresh())
+        fresh, against = apart(one, two), apart(one, base)
+        random = fresh[1] or (against[1] and not again[1] and not after[1])
+        subject.renewed = keeps = (again[1] or after[1]) and not fresh[1]
+    return Repeatability(
+        same_object=again[0],
+        after_other_text=after[0],
+        fresh=fresh[0] if fresh else None,
+        fresh_against_first=against[0] if against else None,
+        keeps_state=keeps,
+        random=random,
+        remembers={},
+        prefix=None,
+        prefix_tokens=None,
+    )
+
+
+def prefix_difference(watch: Watch, length: int) -> float | None:
+    """Largest difference in nats of the first `length` losses when they are scored alone; None if that fails."""
+    try:
+        alone = watch.subject.run(watch.tokens[:length])
+    except WrongCountError:
+        raise
+    except ScorerError:
+        return None  # a scorer may refuse short texts
+    return float(differences(alone.values, watch.base.values[:, :length]).max())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What was seen of a scorer's learning."""
+
+    remembers: tuple[bool, ...]
+    """For each score, whether tokens bear on losses more than `QUIET` tokens after them. If not, nothing is learned."""
+    updates: tuple[int, ...]
+    """Positions, ascending, at which learning seems to take effect. An update may have come a token or two before,
+    as not every loss shows it."""
+
+
+def look_back(watch: Watch, rng: np.random.Generator, blocks: int = 6) -> Memory:
+    """Change blocks of tokens, one at a time, and see which later losses change.
+
+    Losses right after a block change with the context; if they come to rest and change again later, what was learned
+    from the block took effect there.
+    """
+    tokens, base, vocab = watch.tokens, watch.base, watch.subject.vocab
+    n, updates = len(tokens), set[int]()
+    remembers = np.zeros(len(base.names), dtype=bool)
+    for begin in np.linspace(base.first, n * (blocks - 1) // (blocks + 1), blocks).astype(int).tolist():
+        end = min(begin + BLOCK, n)
+        block = (tokens[begin:end] + rng.integers(1, vocab, end - begin)) % vocab
+        values, expected = watch.subject.run(_with(tokens, begin, block)).values[:, end:], base.values[:, end:]
+        wrong = beyond(differences(values, expected), expected, watch.tolerance)
+        remembers |= wrong[:, QUIET:].any(axis=1)
+        moved = np.flatnonzero(wrong.any(axis=0))
+        onsets = moved[np.diff(np.concatenate(([-1], moved))) > QUIET]
+        # Only the first: later ones may be the next updates, or the same one showing again.
+        updates |= {end + int(onset) for onset in onsets[:1]}
+    return Memory(tuple(bool(r) for r in remembers), tuple(sorted(updates)))
+
+
+def documents_apart(watch: Watch, bos: int, rng: np.random.Generator) -> float | None:
+    """Largest change in nats of losses after a document's start when all documents before it change.
+
+    The documents' starts stay where they are. The loss of the start itself is left out: that a document ends may be
+    told from it. None where the text holds no two documents.
+    """
+    tokens, base = watch.tokens, watch.base
+    starts = np.flatnonzero(tokens == bos)
+    starts = starts[(starts > base.first) & (starts + 1 < len(tokens))]
+    if not len(starts):
+        return None
+    largest = 0.0
+    symbols = np.arange(watch.subject.vocab)
+    others = symbols[symbols != bos]
+    for start in np.unique(starts[[0, len(starts) // 2, -1]]):
+        for _ in range(2):
+            changed = tokens.copy()
+            free = np.flatnonzero(tokens[:start] != bos)
+            changed[free] = rng.choice(others, len(free))
+            late = watch.subject.run(changed).values[:, start + 1 :]
+            largest = max(largest, float(differences(late, base.values[:, start + 1 :]).max()))
+    return largest
 
 
 # --- which positions are looked at ---
