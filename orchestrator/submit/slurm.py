@@ -14,8 +14,8 @@ from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
+from orchestrator.submit.command import SlurmOptions
 from orchestrator.submit.entry import check_forms, check_parallel, run_words, shell_line, template, worst_case_seconds
-from orchestrator.submit.options import SlurmOptions
 
 WARNING_S = 60
 """Before the end of the time, for the run to write its state down."""

@@ -21,9 +21,8 @@ from typer.testing import CliRunner
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job, load_job
-from orchestrator.submit.command import export_app
+from orchestrator.submit.command import RayJobOptions, export_app
 from orchestrator.submit.entry import worst_case_seconds
-from orchestrator.submit.options import RayJobOptions
 from orchestrator.submit.rayjob import (
     GKE_LABEL,
     MAX_SECONDS,

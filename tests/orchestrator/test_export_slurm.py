@@ -24,8 +24,8 @@ from tiny import write_job
 
 from golf_core.errors import RunError, UserError
 from orchestrator.job.load import Job, load_job
+from orchestrator.submit.command import SlurmOptions
 from orchestrator.submit.entry import is_plain, run_words, shell_line, wait_for_nodes, worst_case_seconds
-from orchestrator.submit.options import SlurmOptions
 from orchestrator.submit.slurm import slurm_script, slurm_time
 
 OPTIONS = SlurmOptions(project=Path("/project"), environment=Path("/project/.venv"))

@@ -26,20 +26,26 @@ from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.job.load import load_job
 from orchestrator.preflight.machine import ClusterError
 from orchestrator.submit import submit as module
-from orchestrator.submit.follow import Follower, JobEnd, Patience, wait_for_end
-from orchestrator.submit.submit import (
-    after_interrupt,
+from orchestrator.submit.follow import (
+    Follower,
+    JobEnd,
+    Patience,
     bounded,
     check_version,
     dashboard_address,
-    exit_code,
-    job_metadata,
     open_client,
     own_head,
+    wait_for_end,
+)
+from orchestrator.submit.submit import (
+    after_interrupt,
+    exit_code,
+    files_to_upload,
+    job_metadata,
     plan,
     submit,
+    write_package,
 )
-from orchestrator.submit.upload import files_to_upload, write_package
 
 ADDRESS = "http://127.0.0.1:8265"
 HASTY = Patience(answer=0.2, quiet=0.02, lost=0.3, closed=0.3, retry=0.01)
