@@ -46,7 +46,7 @@ class JobEnd:
 class Patience:
     """Seconds."""
 
-    answer: float = 30.0
+    answer: float = ANSWER_S
     """For a single question."""
     quiet: float = 20.0
     """Without a line, before state and log are asked for anew: a connection can be dead without a sign."""

@@ -359,5 +359,3 @@ class TestWorstCase:
         assert worst_case_seconds(job) == 600 + (60 + 900) + 1800 + 3 * 600 + 600 + 120
         without_a_clock = load_job(write_job(tmp_path, seeds=[1], limits={"retries": 0}))
         assert worst_case_seconds(without_a_clock) > 86_400  # a day
-        with pytest.raises(ValueError, match="parallel"):
-            worst_case_seconds(job, 0)
