@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -465,14 +466,7 @@ def manifest_naming(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        *(b"", b"[]", b"null", b"{", b'{"datasets": 3, "tokenizers": [[1]]}', b"[" * 3000, b"\xff\xfe", b"1" * 4000),
-        *map(manifest_naming, ["../../evil.model", "/etc/evil_1024.model", "..\\evil_1024.model"]),
-        *map(manifest_naming, ["a\x00_1024.model", "e" * 4000 + ".model"]),
-    ],
-    ids=range(14),
+    "content", [None, b"[", manifest_naming("../../evil.model"), manifest_naming("/etc/evil_1024.model")], ids=range(4)
 )
 def test_any_manifest_will_do_and_leads_nowhere(hub: HubServer, tmp_path: Path, content: bytes | None) -> None:
     del hub.files[MANIFEST_PATH]
@@ -517,6 +511,9 @@ json_values = st.recursive(
 
 @settings(max_examples=examples(60), deadline=None)
 @example({"tokenizers": [{"name": []}]})
+@example(json.loads(manifest_naming("..\\evil_1024.model")))
+@example(json.loads(manifest_naming("a\x00_1024.model")))
+@example(json.loads(manifest_naming("e" * 4000 + ".model")))
 @given(json_values)
 def test_a_manifest_chooses_only_what_is_listed(manifest: Any) -> None:
     chosen = choose_tokenizer(Fetch(), "fineweb10B_sp1024", listing(MODEL, "fineweb_512_bpe.model"), manifest)
@@ -627,23 +624,20 @@ def test_default_folders_differ_where_the_data_does(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("option", "value", "sentence"),
     [
-        ({"train_shards": 0}, "--train-shards: got 0; give a whole number"),
-        ({"variant": "../x"}, "--variant: got '../x'; give the name of an export"),
-        ({"repo": "nobody"}, "--repo: got 'nobody'; give a dataset's name"),
-        ({"prefix": "a/../b"}, "--prefix: "),
-        ({"prefix": "/etc"}, "--prefix: "),
-        ({"revision": "-x"}, "--revision: "),
-        ({"endpoint": "ftp://hub"}, "--endpoint: got 'ftp://hub', which is no address"),
-        ({"endpoint": "https://user:secret@hub"}, "--endpoint: "),
-        ({"endpoint": "https://hub:99999"}, "--endpoint: "),
+        ("train_shards", 0, "got 0; give a whole number"),
+        ("variant", "../x", "got '../x'; give the name of an export"),
+        ("repo", "nobody", "got 'nobody'; give a dataset's name"),
+        *(("prefix", value, "") for value in ("a/../b", "/etc")),
+        ("revision", "-x", ""),
+        ("endpoint", "ftp://hub", "got 'ftp://hub', which is no address"),
+        *(("endpoint", value, "") for value in ("https://user:secret@hub", "https://hub:99999")),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        fetch_of_options(**options)
-    assert str(caught.value).startswith(sentence)
+def test_options_that_cannot_be(option: str, value: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"--{option.replace('_', '-')}: {sentence}")):
+        fetch_of_options(**{option: value})
 
 
 def test_the_command_and_its_line_of_progress(hub: HubServer, tmp_path: Path) -> None:
