@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from golf_core import files, strict_json
@@ -41,15 +40,6 @@ REQUIRED = ("torch", "numpy", "sentencepiece")
 """What the program imports from outside the standard library."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a run's folder holds, checked against its own records."""
-
-    folder: Path
-    result: RunResult
-    data: Mapping[str, DataRecord]
-
-
 def package(
     folder: Path,
     out: Path | None = None,
@@ -63,19 +53,20 @@ def package(
     of well-known shapes. Raises `ConfigError` for a run that is not finished, has no program, whose files are not
     those that its records describe, or whose program or weights, which stay byte for byte, hold a secret.
     """
-    run = _checked(folder)
+    result = _checked(folder)
     out = (out or folder / "package").absolute()
     redactor = redactor or Redactor.from_environment({})
     with _new_folder(out) as place:
-        _write(place, run, weights, author or Author(), redactor)
-        _refuse_secrets(place, run.folder, redactor)
+        _write(place, folder, result, weights, author or Author(), redactor)
+        _refuse_secrets(place, folder, redactor)
     return out
 
 
 # --- checks -----------------------------------------------------------------------------------------
 
 
-def _checked(folder: Path) -> _Run:
+def _checked(folder: Path) -> RunResult:
+    """The result of the run in `folder`, whose files are what its records say."""
     if not (folder / RESULT).is_file():
         raise ConfigError(f"{folder / RESULT}: no such file; name the folder of a finished run, such as runs/smoke-…")
     result = judged_anew(folder)
@@ -91,8 +82,7 @@ def _checked(folder: Path) -> _Run:
         if other.read_bytes() != program:
             raise ConfigError(f"{other}: not the program of the other seeds; a record is made by one program")
     _check_readable(first, program)
-    data = {str(s.seed): _data(folder / f"seed-{s.seed}" / DATA) for s in result.seeds}
-    return _Run(folder, result, data)
+    return result
 
 
 def _check_seed(folder: Path, seed: SeedResult) -> None:
@@ -130,36 +120,34 @@ def _check_readable(folder: Path, program: bytes) -> None:
         raise ConfigError(f"{folder / READABLE}: not the program that is packed in {PROGRAM}; one of them was changed")
 
 
-def _data(path: Path) -> DataRecord:
-    return portable_data(strict_json.load(DataRecord, path))
-
-
 # --- files ------------------------------------------------------------------------------------------
 
 
-def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Redactor) -> None:
+def _write(place: Path, folder: Path, run: RunResult, weights: bool, author: Author, redactor: Redactor) -> None:
     # Before they are worked into texts: a secret in a table may be written in a way of its own.
-    result = redacted(portable(run.result), redactor, run.folder / RESULT)
-    data = {seed: redacted(record, redactor, run.folder / f"seed-{seed}" / DATA) for seed, record in run.data.items()}
-    job = result.job
+    result = redacted(portable(run), redactor, folder / RESULT)
+    data = {}
+    for seed in run.seeds:
+        path = folder / f"seed-{seed.seed}" / DATA
+        data[str(seed.seed)] = redacted(portable_data(strict_json.load(DataRecord, path)), redactor, path)
 
     def write(name: str, text: str) -> None:
         files.write_text(place / name, redactor.redact(text))
 
-    first = run.folder / f"seed-{result.seeds[0].seed}"
+    first = folder / f"seed-{result.seeds[0].seed}"
     for name in (PROGRAM, READABLE):
         files.write_bytes(place / name, (first / name).read_bytes())
-    for seed in run.result.seeds:
-        own = run.folder / f"seed-{seed.seed}"
-        lines = plain_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
+    for seed in run.seeds:
+        own = folder / f"seed-{seed.seed}"
+        lines = plain_log(result.job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
         write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
         if weights:
             files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())
-    described = redactor.redact_value(submission(result, job, author))
+    described = redactor.redact_value(submission(result, author))
     files.write_text(place / SUBMISSION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     write(REQUIREMENTS, requirements(result.provenance))
     listed = [file_entry(path) for path in sorted(place.iterdir())]
-    write(README, readme(result, job, data, listed))
+    write(README, readme(result, data, listed))
     entries = tuple(file_entry(path) for path in sorted(place.iterdir()))
     strict_json.save(Record(FORMAT, result, data, entries), place / RECORD)
 

@@ -401,32 +401,24 @@ def test_a_tokenizer_of_another_size_is_refused(hub: HubServer, export: dict[str
         get(hub, tmp_path / "data", variant="sp512")
 
 
-def test_the_token_of_the_user_opens_a_private_repo(
+def test_the_token_of_the_user_is_for_the_users_own_hub(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    sound(get(hub, tmp_path / "open"))  # the address is one that a job names
     hub.token = "hf_right"
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(DataError, match=rf"set HF_ENDPOINT to {hub.address} if HF_TOKEN is meant for it"):
+        get(hub, tmp_path / "data")
+    assert set(hub.tokens) == {None}
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    said: list[str] = []
+    sound(get(hub, tmp_path / "data", said, endpoint=None))
+    told = [*said, *(path.read_text(errors="replace") for path in (tmp_path / "data").glob("*.json"))]
+    assert not any("hf_right" in text for text in told)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(DataError, match=r"refuses the token in HF_TOKEN") as caught:
         get(hub, tmp_path / "data", endpoint=None)
     assert "hf_wrong" not in str(caught.value)
-    monkeypatch.setenv("HF_TOKEN", "hf_right")
-    said: list[str] = []
-    sound(get(hub, tmp_path / "data", said, endpoint=None))
-    assert "hf_right" not in " ".join(said)
-    assert not any("hf_right" in path.read_text(errors="replace") for path in (tmp_path / "data").glob("*.json"))
-
-
-def test_the_token_is_not_sent_to_an_address_that_a_job_names(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    sound(get(hub, tmp_path / "data"))
-    assert set(hub.tokens) == {None}
-    hub.token = "hf_secret"
-    with pytest.raises(DataError, match=rf"set HF_ENDPOINT to {hub.address} if HF_TOKEN is meant for it") as caught:
-        get(hub, tmp_path / "data")
-    assert "hf_secret" not in str(caught.value)
 
 
 def test_a_full_disk_is_seen_before_or_said(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
