@@ -21,8 +21,8 @@ from orchestrator.folder.layout import DATA, PROGRAM
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import RunResult, SeedResult
 from orchestrator.job.load import Job
-from orchestrator.package.manifest import Record, load_record, portable, weights_name
-from orchestrator.package.submission import FinishedSeed, finished_seeds
+from orchestrator.package.package import Record, load_record, portable
+from orchestrator.package.submission import FinishedSeed, finished_seeds, weights_name
 
 EVALUATION_TOLERANCE = 1e-6
 """BPB: how far two evaluations of one artifact may differ on the same kind of hardware."""

@@ -1,4 +1,4 @@
-"""submission.json: a run's figures under the names that submissions to the challenge use."""
+"""What a package says of its run: submission.json, under the names that submissions use, and README.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,28 @@ from orchestrator.folder.layout import PROGRAM, READABLE
 from orchestrator.folder.results import Claim, RunResult, SeedResult
 from orchestrator.job.load import Job
 from orchestrator.job.markdown import markdown_table
-from orchestrator.package.manifest import RECORD, REQUIREMENTS, PackagedFile, weights_name
+
+RECORD = "record.json"
+README, SUBMISSION, REQUIREMENTS = "README.md", "submission.json", "requirements.txt"
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file of a package."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def weights_name(seed: int) -> str:
+    """The name of a seed's weights in a package."""
+    return f"model_seed{seed}.golf"
+
+
+def log_name(seed: int) -> str:
+    """The name of a seed's log in a package."""
+    return f"train_seed{seed}.log"
 
 
 @dataclass(frozen=True)

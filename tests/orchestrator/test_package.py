@@ -20,8 +20,7 @@ from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.folder.results import RunResult
 from orchestrator.job.sections import DataFiles, Tracking
-from orchestrator.package.manifest import load_record, portable, without_paths
-from orchestrator.package.package import package, requirements
+from orchestrator.package.package import load_record, package, portable, requirements, without_paths
 from orchestrator.package.reproduce import agrees, compare, compare_data, job_of_record
 from orchestrator.package.submission import Author, finished_seeds
 

@@ -24,8 +24,7 @@ from orchestrator.folder.layout import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, REA
 from orchestrator.folder.ledger import Ledger, read_ledger
 from orchestrator.folder.redaction import REDACTED, Redactor, save_redacted
 from orchestrator.folder.results import RunResult
-from orchestrator.package.manifest import load_record
-from orchestrator.package.package import package
+from orchestrator.package.package import load_record, package
 
 SECRETS = {
     "HF_TOKEN": "correct-horse",
