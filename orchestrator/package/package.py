@@ -29,7 +29,6 @@ from orchestrator.package.submission import (
     SUBMISSION,
     Author,
     PackagedFile,
-    log_name,
     readme,
     submission,
     weights_name,
@@ -159,7 +158,7 @@ def _write(place: Path, folder: Path, run: RunResult, weights: bool, author: Aut
     for seed in run.seeds:
         own = folder / f"seed-{seed.seed}"
         lines = plain_log(result.job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
-        write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
+        write(f"train_seed{seed.seed}.log", without_paths(redactor.redact("\n".join(lines) + "\n")))
         if weights:
             files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())
     described = redactor.redact_value(submission(result, author))

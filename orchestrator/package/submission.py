@@ -38,11 +38,6 @@ def weights_name(seed: int) -> str:
     return f"model_seed{seed}.golf"
 
 
-def log_name(seed: int) -> str:
-    """The name of a seed's log in a package."""
-    return f"train_seed{seed}.log"
-
-
 @dataclass(frozen=True)
 class Author:
     """Who submits; unknown unless given."""
