@@ -16,8 +16,7 @@ from orchestrator.audit.command import audit_command
 from orchestrator.data.command import fetch_command
 from orchestrator.folder.redaction import Redactor
 from orchestrator.preflight.command import AllowDirty, JobFile, MaxCost, Places, plan_command, preflight
-from orchestrator.submit.command import export_app
-from orchestrator.submit.submit import submit_command
+from orchestrator.submit.command import export_app, submit_command
 
 app = typer.Typer(
     name="golf",

@@ -1,31 +1,42 @@
-"""`golf audit`: its options, and what it does with them. Nothing heavy is imported before it runs."""
+"""`golf audit`: its options, what it does with them, and what it prints. Nothing heavy is imported before it runs."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import shlex
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from golf_core.errors import UserError
+from golf_core.errors import ConfigError, UserError
+from orchestrator.options import with_options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from golf_core.audit.isolation import Surroundings
-    from golf_core.audit.report import AuditOptions, AuditReport
+    from golf_core.audit.report import AuditOptions, AuditReport, KraftSum
     from golf_core.audit.scorer import ScorerSpec, Tokens
 
-A = TypeVar("A")
 MADE_UP_TOKENS = 512
 THREADS = 2
 """CPU threads of an audit of a run."""
+RUN_COUNTS = (4, 0, 1)
+"""Positions, cuts and checks by default, for a run: each plain run of an evaluation takes seconds, and a position a
+thousand substitutes."""
+MARKS = {
+    "holds": "[green]✓ holds[/]",
+    "violated": "[red]✗ violated[/]",
+    "undecided": "[yellow]? undecided[/]",
+    "not measured": "[dim]- not measured[/]",
+}
+SHOWN_SUMS = 8
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ class AuditArguments:
     )
     factory: Annotated[bool, typer.Option("--factory", help="The function builds the scorer.")] = False
     argument: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="Of the factory or class; may be repeated.")
-    ] = field(default_factory=list)
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the factory or class; may be repeated.")
+    ] = None
     tokens: Annotated[Path | None, typer.Option(help="Text: a shard (.bin) or an array (.npy).")] = None
     text: Annotated[Path | None, typer.Option(help="Text: JSON lines or .txt, encoded with --tokenizer.")] = None
     tokenizer: Annotated[Path | None, typer.Option(help="SentencePiece model; with it bytes are recounted.")] = None
@@ -53,14 +64,14 @@ class AuditArguments:
     chunk: Annotated[int | None, typer.Option(help="Tokens of a chunk. Default: as the scorer declares.")] = None
     bos: Annotated[int, typer.Option(help="The token that begins a document.")] = 1
     part: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Measure this part only; may be repeated: repeat, prefix, causal, kraft, distributions, documents."
         ),
-    ] = field(default_factory=list)
+    ] = None
     claim: Annotated[
-        list[str], typer.Option(help="Of several scores, one that the verdict goes by; may be repeated.")
-    ] = field(default_factory=list)
+        list[str] | None, typer.Option(help="Of several scores, one that the verdict goes by; may be repeated.")
+    ] = None
     positions: Annotated[
         int | None, typer.Option(help="Positions at which sums are measured. Default: 24, for a run's folder 4.")
     ] = None
@@ -78,61 +89,35 @@ class AuditArguments:
     bytes_: Annotated[
         str | None, typer.Option("--bytes", help="Claimed bytes: a number, or a JSON file with a field 'bytes'.")
     ] = None
-    artifact: Annotated[list[Path], typer.Option(help="A file as it is shipped, code or weights; may be repeated.")] = (
-        field(default_factory=list)
-    )
+    artifact: Annotated[
+        list[Path] | None, typer.Option(help="A file as it is shipped, code or weights; may be repeated.")
+    ] = None
     train_seconds: Annotated[float | None, typer.Option(help="Claimed seconds of training.")] = None
     eval_seconds: Annotated[float | None, typer.Option(help="Claimed seconds of evaluation.")] = None
     forbid: Annotated[
-        list[Path], typer.Option(help="Training data: a path that evaluation must not read; may be repeated.")
-    ] = field(default_factory=list)
+        list[Path] | None, typer.Option(help="Training data: a path that evaluation must not read; may be repeated.")
+    ] = None
     isolate: Annotated[bool, typer.Option(help="Run the scorer once more, cut off from network and --forbid.")] = True
     out: Annotated[Path | None, typer.Option(help="Write the report, with all evidence, to this JSON file.")] = None
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a scorer failed.")] = False
 
 
-def taking(arguments: type[A]) -> Callable[[Callable[[A], None]], Callable[..., None]]:
-    """Turn a function of one dataclass into one whose parameters are its fields, as typer reads them."""
-    hints = typing.get_type_hints(arguments, include_extras=True)
-    assert dataclasses.is_dataclass(arguments)
-
-    def decorate(function: Callable[[A], None]) -> Callable[..., None]:
-        def command(**values: Any) -> None:
-            # An option that may be repeated, and was not given, comes as None: the field's own default serves.
-            function(arguments(**{name: value for name, value in values.items() if value is not None}))
-
-        parameters = []
-        for f in dataclasses.fields(arguments):
-            default = f.default if f.default is not dataclasses.MISSING else None
-            parameters.append(
-                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[f.name])
-            )
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = hints
-        command.__doc__ = function.__doc__
-        command.__name__ = function.__name__
-        return command
-
-    return decorate
-
-
-@taking(AuditArguments)
-def audit_command(given: AuditArguments) -> None:
+@with_options(AuditArguments)
+def audit_command(options: AuditArguments) -> None:
     """Measure a scorer from outside against the conditions of a valid score. Exit code 1: one does not hold."""
     from golf_core import strict_json
     from golf_core.audit.scorer import ScorerError
-    from orchestrator.audit.table import show_report
 
     try:
-        report = _report(given)
+        report = _report(options)
     except ScorerError:
-        if given.traceback:
+        if options.traceback:
             import traceback
 
             traceback.print_exc()
         raise
-    if given.out is not None:
-        strict_json.save(report, given.out)
+    if options.out is not None:
+        strict_json.save(report, options.out)
     show_report(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -156,22 +141,65 @@ def _report(given: AuditArguments) -> AuditReport:
         return _report_of_run(given, Path(given.scorer))
     # Modules of the current folder can be named, as with `python -m`.
     import_from(Path.cwd())
-    spec = ScorerSpec(given.scorer, given.factory, parse_arguments(given.argument))
+    spec = ScorerSpec(given.scorer, given.factory, parse_arguments(given.argument or []))
     tokens, original = _tokens(given, given.vocab or _declared_vocab(spec, declared))
     return audit_named(spec, tokens, _options(given), _surroundings(given, original), _progress)
 
 
 def _report_of_run(given: AuditArguments, folder: Path) -> AuditReport:
+    """Audit the evaluation of one seed of the run in `folder`: the first, or --of-seed.
+
+    Its text is the beginning of the run's validation text, its training data what evaluation must not read; the bytes
+    are counted over all that the run scored. Raises `UserError` kinds for a run that lacks something.
+    """
     # OpenMP reads this when PyTorch is loaded. Threads that wait for each other by spinning take seven times as long
     # on a machine that has something else to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import numpy as np
     import torch
+    from golf_core.evaluate.self_audit import audit_evaluation
 
-    from orchestrator.audit.run import CHECKS, CUTS, POSITIONS, audit_run
+    from golf_core import strict_json
+    from golf_core.audit.isolation import Surroundings
+    from golf_core.data.shards import train_shards, validation_tokens
+    from golf_core.results import DataRecord
+    from orchestrator.folder.earlier import job_of_run
+    from orchestrator.folder.results import ARTIFACT, DATA, PROGRAM, RESULT, SeedResult
 
     torch.set_num_threads(min(THREADS, torch.get_num_threads()))
-    options = _options(given, (POSITIONS, CUTS, CHECKS))
-    return audit_run(folder, given.of_seed, options, given.isolate, _command_line(given), _progress)
+    options = _options(given, RUN_COUNTS)
+    job = job_of_run(folder, {})
+    seed = job.seeds[0] if given.of_seed is None else given.of_seed
+    if seed not in job.seeds:
+        raise ConfigError(f"--of-seed {seed}: the run in {folder} has seeds {', '.join(map(str, job.seeds))}")
+    place = folder / f"seed-{seed}"
+    if not (place / ARTIFACT).is_file():
+        raise ConfigError(f"{place / ARTIFACT}: missing; seed {seed} of that run left no artifact to audit")
+    data = strict_json.load(DataRecord, place / DATA)
+    result = strict_json.load(SeedResult, place / RESULT)
+    clocks, claimed_bytes, claimed_tokens = {}, None, None
+    if result.train:
+        clocks["train"] = result.train.train_seconds
+    if result.evaluate:
+        clocks["evaluate"] = result.evaluate.seconds
+        claimed_bytes = result.evaluate.bytes
+        whole = validation_tokens(Path(data.path), job.config.evaluate.seq_len)
+        claimed_tokens = whole[: result.evaluate.tokens + 1].astype(np.int64)
+    around = Surroundings(
+        isolate=given.isolate,
+        forbidden=tuple(train_shards(Path(data.path))),
+        tokenizer=Path(data.tokenizer),
+        claimed_bytes=claimed_bytes,
+        claimed_tokens=claimed_tokens,
+        artifact=(place / ARTIFACT, place / PROGRAM),
+        clocks=clocks,
+        reproduce=_command_line(given),
+    )
+    with tempfile.TemporaryDirectory(prefix="golf-audit-") as scratch:
+        config = Path(scratch) / "config.json"
+        strict_json.save(job.config, config)
+        paths = (place / ARTIFACT, Path(data.path), Path(data.tokenizer), config)
+        return audit_evaluation(*paths, options, around, _progress)
 
 
 def _declared_vocab(spec: ScorerSpec, declared: Callable[[Any, str], Any]) -> int | None:
@@ -207,7 +235,7 @@ def _options(given: AuditArguments, counts: tuple[int, int, int] | None = None) 
     usual = AuditOptions()
     positions, cuts, checks = counts or (usual.positions, usual.cuts, usual.checks)
     return AuditOptions(
-        parts=tuple(given.part) or PARTS,
+        parts=tuple(given.part or PARTS),
         vocab_size=given.vocab,
         chunk_tokens=given.chunk,
         bos=given.bos,
@@ -219,7 +247,7 @@ def _options(given: AuditArguments, counts: tuple[int, int, int] | None = None) 
         kraft_tolerance=given.kraft_tolerance,
         loss_tolerance=given.loss_tolerance,
         time_budget_s=given.time_budget,
-        claims=tuple(given.claim),
+        claims=tuple(given.claim or ()),
     )
 
 
@@ -228,11 +256,11 @@ def _surroundings(given: AuditArguments, original_bytes: int | None) -> Surround
 
     return Surroundings(
         isolate=given.isolate,
-        forbidden=tuple(given.forbid),
+        forbidden=tuple(given.forbid or ()),
         tokenizer=given.tokenizer,
         claimed_bytes=_claimed_bytes(given.bytes_),
         original_bytes=original_bytes,
-        artifact=tuple(given.artifact),
+        artifact=tuple(given.artifact or ()),
         clocks=_clocks(given),
         reproduce=_command_line(given),
     )
@@ -261,8 +289,7 @@ def _command_line(given: AuditArguments) -> str:
     words = ["golf", "audit", *([given.scorer] if given.scorer else [])]
     for f in dataclasses.fields(given):
         value, name = getattr(given, f.name), "--" + f.name.strip("_").replace("_", "-")
-        default = f.default if f.default_factory is dataclasses.MISSING else []
-        if f.name in ("scorer", "out", "traceback") or (value == default and f.name != "seed"):
+        if f.name in ("scorer", "out", "traceback") or (value == f.default and f.name != "seed"):
             continue
         if isinstance(value, bool):
             words.append(name if value else f"--no{name[1:]}")
@@ -274,3 +301,83 @@ def _command_line(given: AuditArguments) -> str:
 
 def _progress(line: str) -> None:
     typer.echo(line, err=True)
+
+
+# --- what it prints ---
+
+
+def show_report(report: AuditReport) -> None:
+    """Conditions, the sums furthest from 1, notes, and the command that repeats the audit."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(_conditions(report))
+    if report.sums:
+        console.print(_sums(report.sums))
+    if report.isolation is not None:
+        for line in report.isolation.means:
+            console.print(f"isolation: {escape(line)}")
+        for program in report.isolation.processes:
+            console.print(f"isolation: started {escape(program)}, whose doings are not observed")
+    if report.fast_path is not None:
+        fast = report.fast_path
+        found = "agree" if fast.trusted else "do NOT agree"
+        console.print(
+            f"snapshots {found} with plain runs: {fast.checked} random substitutes, largest difference "
+            f"{fast.largest_difference:.1e} nats; {fast.base_difference:.1e} on the unchanged text"
+        )
+    for note in report.notes:
+        console.print(f"note: {escape(note)}")
+    losses = ", ".join(f"{name} {value:.5f}" for name, value in report.mean_loss.items())
+    scored = f"{report.runs:,} runs in {report.seconds:.1f} s; nats a token: {losses}. " if losses else ""
+    console.print(f"{scored}{_verdict(report)}", highlight=False)
+    if report.reproduce:
+        console.print(f"again: {report.reproduce}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _verdict(report: AuditReport) -> str:
+    """A sentence on what is claimed, and one on each other score that violates something."""
+    named = ", ".join(report.named("violated", "undecided"))
+    sentence = f"Not met: {named}." if named else "No condition that was measured is violated."
+    if report.options.claims:
+        sentence = f"Of {', '.join(report.options.claims)}: {sentence[0].lower()}{sentence[1:]}"
+    others: dict[str, list[str]] = {}
+    for condition in report.conditions:
+        if condition.score is not None and condition not in report.judged and condition.verdict == "violated":
+            others.setdefault(condition.score, []).append(condition.name)
+    return sentence + "".join(f" Not claimed: {score} violates {', '.join(what)}." for score, what in others.items())
+
+
+def _conditions(report: AuditReport) -> Table:
+    from rich.markup import escape
+
+    title = f"{report.scorer or 'figures'}: {report.tokens:,} tokens, alphabet of {report.vocab_size:,}"
+    table = _table(title)
+    several = len(report.mean_loss) > 1
+    for column in ("condition", *(["score"] if several else []), "verdict", ""):
+        table.add_column(column, overflow="fold")
+    for condition in report.conditions:
+        score = [condition.score or ""] if several else []
+        table.add_row(condition.name, *score, MARKS[condition.verdict], escape(condition.summary))
+    return table
+
+
+def _sums(sums: Sequence[KraftSum]) -> Table:
+    worst = sorted(sums, key=lambda s: -abs(s.total - 1.0))[:SHOWN_SUMS]
+    table = _table(f"Sums over the alphabet, {len(worst)} of {len(sums)}")
+    for column in ("score", "position", "where", "sum", "99.9 % interval", "formula", "from"):
+        table.add_column(column, justify="right" if column in ("position", "sum", "formula") else "left")
+    for s in worst:
+        interval = "exact" if s.exact else f"{s.low:.4g} to {s.high:.4g} ({s.symbols:,} symbols)"
+        formula = "" if s.expected is None else f"{s.expected:.6f}"
+        table.add_row(s.score, f"{s.position:,}", ", ".join(s.where), f"{s.total:.6f}", interval, formula, s.method)
+    return table
+
+
+def _table(title: str) -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, title=title, title_justify="left")

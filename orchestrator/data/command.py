@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,24 +60,19 @@ def progress_line(progress: FetchProgress) -> str:
     )
 
 
-def progress_lines(say: Callable[[str], None], every: float = LINE_SECONDS) -> Watch:
-    """A watcher that says a line every so many seconds."""
-    next_at = time.monotonic() + every
-
-    def watch(progress: FetchProgress) -> None:
-        nonlocal next_at
-        if time.monotonic() >= next_at:
-            next_at = time.monotonic() + every
-            say(progress_line(progress))
-
-    return watch
-
-
 @contextmanager
 def _progress() -> Iterator[Watch]:
     """A bar on a terminal; elsewhere a line every now and then."""
     if not sys.stdout.isatty():
-        yield progress_lines(_say)
+        said_at = time.monotonic()
+
+        def watch(progress: FetchProgress) -> None:
+            nonlocal said_at
+            if time.monotonic() - said_at >= LINE_SECONDS:
+                said_at = time.monotonic()
+                _say(progress_line(progress))
+
+        yield watch
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

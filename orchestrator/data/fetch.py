@@ -91,17 +91,11 @@ def fetch(
         raise ConfigError(f"--workers: got {workers}; give a whole number of at least 1")
     folder = folder or default_folder(spec)
     with locked(folder, say):
-        return _Fetch(spec, folder, workers, force, say, watch, patience or Patience()).run()
+        return _Fetch(spec, folder, say, watch, workers, force, patience).run()
 
 
 def ensure_data(
-    spec: Fetch,
-    folder: Path | None = None,
-    tokenizer: Path | None = None,
-    *,
-    workers: int = 4,
-    say: Say = lambda line: None,
-    watch: Watch = lambda progress: None,
+    spec: Fetch, folder: Path | None = None, tokenizer: Path | None = None, *, say: Say = lambda line: None
 ) -> Fetched:
     """The data of a job on this node, fetched first where it is not there: without a word to the hub where it is.
 
@@ -115,7 +109,7 @@ def ensure_data(
         with locked(folder, say):
             found = _there(spec, folder, tokenizer)  # another seed on this node may have been faster
             if found is None:
-                found = _Fetch(spec, folder, workers, False, say, watch, Patience()).run()
+                found = _Fetch(spec, folder, say).run()
     return found if tokenizer is None or not tokenizer.is_file() else replace(found, tokenizer=tokenizer)
 
 
@@ -126,8 +120,9 @@ def _there(spec: Fetch, folder: Path, tokenizer: Path | None) -> Fetched | None:
     record = record_of(folder)
     if record is None:
         splits = {path.name.split("_")[1] for path in shards_in(folder)}
-        own = tokenizer is not None and tokenizer.is_file() and splits == {"train", "val"}
-        return Fetched(folder, tokenizer, "", (), 0, ()) if own and tokenizer is not None else None
+        if tokenizer is None or not tokenizer.is_file() or splits != {"train", "val"}:
+            return None
+        return Fetched(folder, tokenizer, "", (), 0, ())
     if not record.answers(spec) or any(size_of(folder / name) != size for name, size in record.sizes.items()):
         return None
     return Fetched(folder, folder / record.tokenizer, record.commit, (), 0, tuple(sorted(record.sizes)))
@@ -137,7 +132,14 @@ class _Fetch:
     """One call of `fetch`, in the order in which it happens."""
 
     def __init__(
-        self, spec: Fetch, folder: Path, workers: int, force: bool, say: Say, watch: Watch, patience: Patience
+        self,
+        spec: Fetch,
+        folder: Path,
+        say: Say,
+        watch: Watch = lambda progress: None,
+        workers: int = 4,
+        force: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         self._spec, self._folder, self._workers, self._force = spec, folder, workers, force
         self._say, self._watch = say, watch
@@ -145,7 +147,7 @@ class _Fetch:
         self._scratch = self._incoming / "hub"
         """Where the library works: nothing in it has been checked."""
         self._meter = Meter()
-        self._hub = Hub(spec, patience, self._meter)
+        self._hub = Hub(spec, patience or Patience(), self._meter)
         self._fetched: set[str] = set()
         self._kept: set[str] = set()
         self._commit = self._tokenizer = ""

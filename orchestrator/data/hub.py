@@ -131,13 +131,13 @@ class Meter:
             return FetchProgress(min(done, self.total), self.total, self.received / max(seconds, 1e-3))
 
 
+@dataclass(frozen=True)
 class Snapshot:
     """The files of a repo at one commit."""
 
-    def __init__(self, commit: str, files: dict[str, RemoteFile]) -> None:
-        self.commit = commit
-        self.files = files
-        """By path."""
+    commit: str
+    files: dict[str, RemoteFile]
+    """By path."""
 
     def inside(self, folder: str) -> dict[str, RemoteFile]:
         """The files in one folder, by name."""

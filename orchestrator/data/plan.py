@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from golf_core import files, strict_json
 from golf_core.data.shards import HEADER_BYTES, TOKEN_BYTES, read_shard
 from golf_core.errors import ConfigError, DataError
-from golf_core.files import MAX_RECORD_BYTES, read_bytes
 from orchestrator.data.hub import RemoteFile, disk_error
 from orchestrator.job.sections import Fetch
 
@@ -117,7 +116,7 @@ def choose_tokenizer(spec: Fetch, folder: str, listing: Mapping[str, RemoteFile]
 def read_manifest(path: Path) -> Any:
     """The published manifest as a JSON value, or None when it is not JSON; nothing else is asked of it."""
     try:
-        return json.loads(read_bytes(path, MANIFEST_BYTES))
+        return json.loads(files.read_bytes(path, MANIFEST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -204,10 +203,8 @@ def default_folder(spec: Fetch) -> Path:
 
 def record_of(folder: Path) -> FetchRecord | None:
     """The folder's record, or None where there is none that can be read."""
-    path = folder / RECORD
     try:
-        read_bytes(path, MAX_RECORD_BYTES)  # looked at first: a pipe would keep the reader for ever
-        record = strict_json.load(FetchRecord, path)
+        record = strict_json.load(FetchRecord, folder / RECORD)
     except (ConfigError, OSError, ValueError, ArithmeticError, RecursionError):
         return None
     # Names of files in this folder, and nothing that leads out of it.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from golf_core import files, strict_json
 from golf_core.artifact.program import ProgramError, is_made_from
@@ -19,34 +20,41 @@ from orchestrator.folder.event_log import read_events
 from orchestrator.folder.redaction import Redactor, redacted
 from orchestrator.folder.results import ARTIFACT, DATA, LOG, PROGRAM, READABLE, RESULT, RunResult, SeedResult
 from orchestrator.folder.seed_log import plain_log
-from orchestrator.package.manifest import (
-    FORMAT,
+from orchestrator.job.load import Job
+from orchestrator.package.submission import (
     README,
     RECORD,
     REQUIREMENTS,
     SUBMISSION,
-    Record,
-    file_entry,
-    log_name,
-    portable,
-    portable_data,
+    Author,
+    PackagedFile,
+    readme,
+    submission,
     weights_name,
-    without_paths,
 )
-from orchestrator.package.submission import Author, readme, submission
 
+FORMAT = 1
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])~?(?:/[\w.+@-]+){2,}/?")
 OLD_PROGRAM = "train_gpt.pyz"
 REQUIRED = ("torch", "numpy", "sentencepiece")
 """What the program imports from outside the standard library."""
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What a run's folder holds, checked against its own records."""
+class Record:
+    """The content of record.json: the run's result without what only its machine knows, and the files beside it."""
 
-    folder: Path
-    result: RunResult
+    format: int
+    run: RunResult
+    """Without absolute paths and addresses, and without the evaluations' chunks, which the logs have."""
     data: Mapping[str, DataRecord]
+    """What each seed saw, by the seed as text; folders without their place."""
+    files: tuple[PackagedFile, ...]
+    """All files but record.json itself."""
+
+    def has(self, name: str) -> bool:
+        """Whether the package holds a file of this name."""
+        return any(file.name == name for file in self.files)
 
 
 def package(
@@ -62,19 +70,20 @@ def package(
     of well-known shapes. Raises `ConfigError` for a run that is not finished, has no program, whose files are not
     those that its records describe, or whose program or weights, which stay byte for byte, hold a secret.
     """
-    run = _checked(folder)
+    result = _checked(folder)
     out = (out or folder / "package").absolute()
     redactor = redactor or Redactor.from_environment({})
     with _new_folder(out) as place:
-        _write(place, run, weights, author or Author(), redactor)
-        _refuse_secrets(place, run.folder, redactor)
+        _write(place, folder, result, weights, author or Author(), redactor)
+        _refuse_secrets(place, folder, redactor)
     return out
 
 
 # --- checks -----------------------------------------------------------------------------------------
 
 
-def _checked(folder: Path) -> _Run:
+def _checked(folder: Path) -> RunResult:
+    """The result of the run in `folder`, whose files are what its records say."""
     if not (folder / RESULT).is_file():
         raise ConfigError(f"{folder / RESULT}: no such file; name the folder of a finished run, such as runs/smoke-…")
     result = judged_anew(folder)
@@ -90,8 +99,7 @@ def _checked(folder: Path) -> _Run:
         if other.read_bytes() != program:
             raise ConfigError(f"{other}: not the program of the other seeds; a record is made by one program")
     _check_readable(first, program)
-    data = {str(s.seed): _data(folder / f"seed-{s.seed}" / DATA) for s in result.seeds}
-    return _Run(folder, result, data)
+    return result
 
 
 def _check_seed(folder: Path, seed: SeedResult) -> None:
@@ -129,36 +137,34 @@ def _check_readable(folder: Path, program: bytes) -> None:
         raise ConfigError(f"{folder / READABLE}: not the program that is packed in {PROGRAM}; one of them was changed")
 
 
-def _data(path: Path) -> DataRecord:
-    return portable_data(strict_json.load(DataRecord, path))
-
-
 # --- files ------------------------------------------------------------------------------------------
 
 
-def _write(place: Path, run: _Run, weights: bool, author: Author, redactor: Redactor) -> None:
+def _write(place: Path, folder: Path, run: RunResult, weights: bool, author: Author, redactor: Redactor) -> None:
     # Before they are worked into texts: a secret in a table may be written in a way of its own.
-    result = redacted(portable(run.result), redactor, run.folder / RESULT)
-    data = {seed: redacted(record, redactor, run.folder / f"seed-{seed}" / DATA) for seed, record in run.data.items()}
-    job = result.job
+    result = redacted(portable(run), redactor, folder / RESULT)
+    data = {}
+    for seed in run.seeds:
+        path = folder / f"seed-{seed.seed}" / DATA
+        data[str(seed.seed)] = redacted(portable_data(strict_json.load(DataRecord, path)), redactor, path)
 
     def write(name: str, text: str) -> None:
         files.write_text(place / name, redactor.redact(text))
 
-    first = run.folder / f"seed-{result.seeds[0].seed}"
+    first = folder / f"seed-{result.seeds[0].seed}"
     for name in (PROGRAM, READABLE):
         files.write_bytes(place / name, (first / name).read_bytes())
-    for seed in run.result.seeds:
-        own = run.folder / f"seed-{seed.seed}"
-        lines = plain_log(job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
-        write(log_name(seed.seed), without_paths(redactor.redact("\n".join(lines) + "\n")))
+    for seed in run.seeds:
+        own = folder / f"seed-{seed.seed}"
+        lines = plain_log(result.job, result.provenance, seed, data[str(seed.seed)], read_events(own / LOG))
+        write(f"train_seed{seed.seed}.log", without_paths(redactor.redact("\n".join(lines) + "\n")))
         if weights:
             files.write_bytes(place / weights_name(seed.seed), (own / ARTIFACT).read_bytes())
-    described = redactor.redact_value(submission(result, job, author))
+    described = redactor.redact_value(submission(result, author))
     files.write_text(place / SUBMISSION, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     write(REQUIREMENTS, requirements(result.provenance))
     listed = [file_entry(path) for path in sorted(place.iterdir())]
-    write(README, readme(result, job, data, listed))
+    write(README, readme(result, data, listed))
     entries = tuple(file_entry(path) for path in sorted(place.iterdir()))
     strict_json.save(Record(FORMAT, result, data, entries), place / RECORD)
 
@@ -205,3 +211,77 @@ def _new_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
+
+
+# --- record.json: what each file is, and every figure that a reproduction is compared with ---
+
+
+def file_entry(path: Path) -> PackagedFile:
+    """The manifest's line for the file at `path`."""
+    return PackagedFile(path.name, path.stat().st_size, files.sha256(path))
+
+
+def load_record(folder: Path) -> Record:
+    """The manifest of the package in `folder`, after every file was compared with it.
+
+    Raises `ConfigError` naming the file for a folder that is no package, or one whose files were changed.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; name the folder of a package, as `golf package` makes it")
+    record = strict_json.load(Record, path, files.MAX_RECORD_BYTES)
+    if record.format != FORMAT:
+        raise ConfigError(f"{path}: format {record.format} is unknown to this version, which reads {FORMAT}")
+    for file in record.files:
+        found = folder / file.name
+        if PurePosixPath(file.name).name != file.name or not found.is_file():
+            raise ConfigError(f"{found}: missing, though {RECORD} lists it; copy the package again")
+        if file_entry(found) != file:
+            raise ConfigError(f"{found}: not the file that {RECORD} lists (its SHA-256 differs); copy it again")
+    for name in (PROGRAM, READABLE):
+        if not record.has(name):
+            raise ConfigError(f"{path}: lists no {name}; package the run again")
+    return record
+
+
+def portable(result: RunResult) -> RunResult:
+    """A run's result without absolute paths, host names and addresses, and without the evaluations' chunks."""
+    return replace(
+        result,
+        job=_portable_job(result.job),
+        provenance={name: without_paths(value) for name, value in result.provenance.items()},
+        seeds=tuple(_portable_seed(seed) for seed in result.seeds),
+    )
+
+
+def portable_data(data: DataRecord) -> DataRecord:
+    """A seed's data record with file names in place of paths."""
+    return replace(data, path=_name(data.path), tokenizer=_name(data.tokenizer))
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute path cut to its last part."""
+    return _ABSOLUTE_PATH.sub(lambda found: _name(found.group()), text)
+
+
+def _portable_job(job: Job) -> Job:
+    data = job.data
+    if data != "sample":  # where they can be fetched from is nobody's own
+        data = data.model_copy(update={"path": _relative(data.path), "tokenizer": _relative(data.tokenizer)})
+    # Where results and tracking went is no part of the experiment, and an address may hold a password.
+    mlflow = job.mlflow.model_copy(update={"tracking_uri": None})
+    return job.model_copy(update={"data": data, "output": "runs", "mlflow": mlflow})
+
+
+def _portable_seed(seed: SeedResult) -> SeedResult:
+    evaluated = None if seed.evaluate is None else replace(seed.evaluate, history=())
+    return replace(seed, evaluate=evaluated, node="", error=without_paths(seed.error) if seed.error else None)
+
+
+def _relative(place: str) -> str:
+    inside = not PurePosixPath(place).is_absolute() and not place.startswith(("~", ".."))
+    return place if inside else _name(place)
+
+
+def _name(place: str) -> str:
+    return PurePosixPath(place).name or "data"

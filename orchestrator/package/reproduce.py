@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from orchestrator.folder.earlier import EarlierSeed, changed_job
 from orchestrator.folder.redaction import Redactor
 from orchestrator.folder.results import DATA, PROGRAM, RunResult, SeedResult
 from orchestrator.job.load import Job
-from orchestrator.package.manifest import Record, load_record, portable, weights_name
-from orchestrator.package.submission import FinishedSeed, finished_seeds
+from orchestrator.package.package import Record, load_record, portable
+from orchestrator.package.submission import FinishedSeed, finished_seeds, weights_name
 
 EVALUATION_TOLERANCE = 1e-6
 """BPB: how far two evaluations of one artifact may differ on the same kind of hardware."""
@@ -110,24 +111,23 @@ def compare(recorded: RunResult, again: FinishedSeed, evaluate_only: bool) -> li
     """
     seeds = finished_seeds(recorded.seeds)
     old = next(seed for seed in seeds if seed.seed == again.seed)
-    found = [
-        _number(old.seed, name, getattr(old.evaluate, name), getattr(again.evaluate, name), 0.0)
-        for name in ("tokens", "bytes")
-    ]
+
+    def figure(title: str, place: str, tolerance: float | None = None) -> Comparison:
+        return _number(old.seed, title, attrgetter(place)(old), attrgetter(place)(again), tolerance)
+
+    found = [figure(name, f"evaluate.{name}", 0.0) for name in ("tokens", "bytes")]
     if not evaluate_only:
         spread = _tolerance([s.train.val_bpb for s in seeds])
-        found.append(_number(old.seed, "BPB before quantisation", old.train.val_bpb, again.train.val_bpb, spread))
+        found.append(figure("BPB before quantisation", "train.val_bpb", spread))
     exact = evaluate_only and _same_hardware(old.evaluate, again.evaluate)
     for name in SCORERS:
         spread = _tolerance([score.bpb for s in seeds if (score := getattr(s.evaluate, name)) is not None])
         tolerance = EVALUATION_TOLERANCE if exact else spread
         found += _scores(old.seed, name, getattr(old.evaluate, name), getattr(again.evaluate, name), tolerance)
     if not evaluate_only:
-        for figure in ("steps", "ms_per_step", "train_seconds"):
-            found.append(_number(old.seed, figure, getattr(old.train, figure), getattr(again.train, figure), None))
-        for figure in ("weight_bytes", "code_bytes"):
-            found.append(_number(old.seed, figure, getattr(old.export, figure), getattr(again.export, figure), None))
-    found.append(_number(old.seed, "evaluation seconds", old.evaluate.seconds, again.evaluate.seconds, None))
+        found += [figure(name, f"train.{name}") for name in ("steps", "ms_per_step", "train_seconds")]
+        found += [figure(name, f"export.{name}") for name in ("weight_bytes", "code_bytes")]
+    found.append(figure("evaluation seconds", "evaluate.seconds"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""submission.json: a run's figures under the names that submissions to the challenge use."""
+"""What a package says of its run: submission.json, under the names that submissions use, and README.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,23 @@ from orchestrator.claim.columns import columns_in, markdown_table, submitted
 from orchestrator.claim.statistics import MARGIN_NATS, summarize
 from orchestrator.folder.results import PROGRAM, READABLE, Claim, RunResult, SeedResult
 from orchestrator.job.load import Job
-from orchestrator.package.manifest import RECORD, REQUIREMENTS, PackagedFile, weights_name
+
+RECORD = "record.json"
+README, SUBMISSION, REQUIREMENTS = "README.md", "submission.json", "requirements.txt"
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file of a package."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def weights_name(seed: int) -> str:
+    """The name of a seed's weights in a package."""
+    return f"model_seed{seed}.golf"
 
 
 @dataclass(frozen=True)
@@ -38,17 +54,12 @@ class FinishedSeed:
     evaluate: EvalResult
 
 
-def is_whole(seed: SeedResult) -> bool:
-    """Whether the seed was trained, exported and evaluated."""
-    return seed.train is not None and seed.export is not None and seed.evaluate is not None
-
-
 def finished_seeds(seeds: Sequence[SeedResult]) -> list[FinishedSeed]:
     """Those seeds that have every result."""
     return [FinishedSeed(s.seed, s.train, s.export, s.evaluate) for s in seeds if s.train and s.export and s.evaluate]
 
 
-def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
+def submission(result: RunResult, author: Author) -> dict[str, Any]:
     """The content of submission.json, JSON-ready.
 
     `val_loss` and `val_bpb` are the mean of the score that a claim may use, the mixture; without a mixture, of the
@@ -59,7 +70,7 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
     losses = [getattr(s.evaluate, scorer).nats_per_token for s in seeds]
     bpbs = [getattr(s.evaluate, scorer).bpb for s in seeds]
     totals = [s.export.total_bytes for s in seeds]
-    config = job.config
+    config = result.job.config
     loss, bpb = summarize(losses), summarize(bpbs)
     return {
         "author": author.name,
@@ -85,7 +96,7 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
         "compression": compression(config, seeds),
         "num_params": seeds[0].train.parameters,
         "seeds": [s.seed for s in seeds],
-        "seed_results": {str(s.seed): _seed(s, scorer) for s in result.seeds if is_whole(s)},
+        "seed_results": {str(s.seed): _seed(s, scorer) for s in result.seeds},
         "train_steps_mean": fmean(s.train.steps for s in seeds),
         "step_avg_ms_mean": fmean(s.train.ms_per_step for s in seeds),
         "training_time_seconds": max(s.train.train_seconds for s in seeds),
@@ -97,7 +108,7 @@ def submission(result: RunResult, job: Job, author: Author) -> dict[str, Any]:
         "techniques": techniques(config, seeds),
         "technique_summary": "; ".join(techniques(config, seeds)),
         "compliance": {c.name: c.holds for c in result.claim.conditions},
-        **_comparison(result, job, loss.mean, bpb.mean),
+        **_comparison(result, loss.mean, bpb.mean),
     }
 
 
@@ -163,15 +174,16 @@ def _seed(seed: SeedResult, scorer: str) -> dict[str, Any]:
     return {"val_loss": score.nats_per_token, "val_bpb": score.bpb, **submitted(seed)}
 
 
-def _comparison(result: RunResult, job: Job, loss: float, bpb: float) -> dict[str, Any]:
+def _comparison(result: RunResult, loss: float, bpb: float) -> dict[str, Any]:
     """Against the job's baseline: differences (negative is better) and the tests of the claim."""
-    if job.baseline is None:
+    baseline = result.job.baseline
+    if baseline is None:
         return {"comparison_baseline": None}
     found: dict[str, Any] = {
-        "comparison_baseline": job.baseline.name,
-        "comparison_baseline_bpb": job.baseline.mean_bpb,
-        "delta_vs_baseline_bpb": bpb - job.baseline.mean_bpb,
-        "delta_vs_baseline_nats": (bpb - job.baseline.mean_bpb) * loss / bpb,
+        "comparison_baseline": baseline.name,
+        "comparison_baseline_bpb": baseline.mean_bpb,
+        "delta_vs_baseline_bpb": bpb - baseline.mean_bpb,
+        "delta_vs_baseline_nats": (bpb - baseline.mean_bpb) * loss / bpb,
         "margin_nats": MARGIN_NATS,
         "margin_bpb": result.claim.margin_bpb,
     }
@@ -183,21 +195,21 @@ def _comparison(result: RunResult, job: Job, loss: float, bpb: float) -> dict[st
 # --- README.md: the verdict first, every figure with where it comes from, how to run it again ---
 
 
-def readme(result: RunResult, job: Job, data: Mapping[str, DataRecord], listed: Sequence[PackagedFile]) -> str:
+def readme(result: RunResult, data: Mapping[str, DataRecord], listed: Sequence[PackagedFile]) -> str:
     """The text, for a result that is already portable; `listed` are the package's other files."""
-    seeds = finished_seeds(result.seeds)
+    job, seeds = result.job, finished_seeds(result.seeds)
     weights = any(file.name == weights_name(seeds[0].seed) for file in listed)
     blocks = [
         f"# {result.name}",
         f"**{headline(result, seeds)}**",
         result.claim.sentence,
-        *_section("Seeds", _seed_table(result, job), _MEANINGS),
+        *_section("Seeds", _seed_table(result), _MEANINGS),
         *_section("Against the baseline", *_against_baseline(result.claim, job)),
         *_section("Conditions of a claim", *_conditions(result.claim)),
         *_section("Techniques", "\n".join(f"- {text}" for text in techniques(job.config, seeds))),
         *_section("Run it again", *_commands(job, seeds, weights)),
         *_section("Files", *_files(listed)),
-        *_section("Provenance", _provenance(result, job, next(iter(data.values())))),
+        *_section("Provenance", _provenance(result, next(iter(data.values())))),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -214,10 +226,10 @@ def _section(title: str, *blocks: str) -> list[str]:
     return [f"## {title}", *blocks]
 
 
-def _seed_table(result: RunResult, job: Job) -> str:
+def _seed_table(result: RunResult) -> str:
     columns = columns_in("readme")
-    rows = [[str(s.seed), *(column.text(s) for column in columns)] for s in result.seeds if is_whole(s)]
-    limits = ["limit", *(f"{column.limit(job.budgets):,.10g}" if column.limit else "" for column in columns)]
+    rows = [[str(s.seed), *(column.text(s) for column in columns)] for s in result.seeds]
+    limits = ["limit", *(f"{column.limit(result.job.budgets):,.10g}" if column.limit else "" for column in columns)]
     return markdown_table(["seed", *(column.title.rstrip("*") for column in columns)], [*rows, limits], 1)
 
 
@@ -290,9 +302,9 @@ def _files(listed: Sequence[PackagedFile]) -> Iterator[str]:
     )
 
 
-def _provenance(result: RunResult, job: Job, data: DataRecord) -> str:
+def _provenance(result: RunResult, data: DataRecord) -> str:
     rows = [[name.replace("_", " "), value] for name, value in result.provenance.items()]
-    rows.append(["ranks a seed", str(job.resources.ranks)])
+    rows.append(["ranks a seed", str(result.job.resources.ranks)])
     rows += [[f"SHA-256 of {name}", digest] for name, digest in data.checksums.items()]
     rows.append([f"SHA-256 of {data.tokenizer}", data.tokenizer_sha256])
     rows += [["training tokens", f"{data.train_tokens:,}"], ["validation tokens", f"{data.val_tokens:,}"]]

@@ -113,11 +113,8 @@ FILES = 2
 def worst_case_seconds(job: Job, parallel: int = 1) -> int:
     """Seconds after which every seed has ended, whatever happens, with `parallel` gangs side by side.
 
-    Each attempt at each seed is taken to use every limit up, and to begin from nothing. Raises `ValueError`
-    where `parallel` is below 1.
+    Each attempt at each seed is taken to use every limit up, and to begin from nothing.
     """
-    if parallel < 1:
-        raise ValueError(f"parallel: {parallel} gangs are none")
     limits = phase_limits(job)
     phases = limits.start + sum(stage.limit(limits) for stage in wanted_stages(job))
     attempt = phases + FILES * limits.transfer + BETWEEN_ATTEMPTS_S

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
+from orchestrator.submit.command import RayJobOptions
 from orchestrator.submit.entry import (
     check_forms,
     check_parallel,
@@ -20,7 +21,6 @@ from orchestrator.submit.entry import (
     template,
     worst_case_seconds,
 )
-from orchestrator.submit.options import RayJobOptions
 
 MODES = ("K8sJobMode", "HTTPMode", "SidecarMode")
 HEAD = {"cpu": "4", "memory": "16Gi"}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job
+from orchestrator.submit.command import SlurmOptions
 from orchestrator.submit.entry import check_forms, check_parallel, run_words, shell_line, template, worst_case_seconds
-from orchestrator.submit.options import SlurmOptions
 
 WARNING_S = 60
 """Before the end of the time, for the run to write its state down."""
@@ -35,6 +35,9 @@ def slurm_script(job: Job, path: str | Path, changes: Sequence[str], options: Sl
     cannot work.
     """
     _check(job, options)
+    path_line = "# golf, ray and python are on the path"
+    if options.environment is not None:
+        path_line = f'export PATH={shlex.quote(str(options.environment / "bin"))}:"$PATH"'
     ranks = job.resources.ranks // job.resources.nodes
     cpus, gpus = math.ceil(ranks * job.resources.cpus_per_rank), ranks * job.resources.gpus_per_rank
     values = {
@@ -43,7 +46,7 @@ def slurm_script(job: Job, path: str | Path, changes: Sequence[str], options: Sl
         "GPUS": str(gpus),
         "START_S": str(START_S),
         "PROJECT": shlex.quote(str(options.project)),
-        "PATH_LINE": _path_line(options.environment),
+        "PATH_LINE": path_line,
         "CONTAINER": _container_words(options),
         "RUN": shell_line(run_words(path, changes)),
     }
@@ -80,12 +83,6 @@ def _directives(job: Job, options: SlurmOptions, cpus: int, gpus: int) -> str:
     lines = [f"#SBATCH --{name}={value}" for name, value in given if value is not None]
     # A second start would be a second run: golf run --resume goes on with the first.
     return "\n".join([*lines, "#SBATCH --no-requeue"])
-
-
-def _path_line(environment: Path | None) -> str:
-    if environment is None:
-        return "# golf, ray and python are on the path"
-    return f'export PATH={shlex.quote(str(environment / "bin"))}:"$PATH"'
 
 
 def _container_words(options: SlurmOptions) -> str:

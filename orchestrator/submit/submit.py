@@ -1,37 +1,44 @@
-"""`golf submit`: a job on a Ray cluster that is there already, its log here, and its exit code."""
+"""A job sent to a Ray cluster that is there already: what travels, the submission, and how it ends.
+
+Ray can pack a folder itself, but as of 2.60 it looks at files named .gitignore alone: what git ignores for another
+reason, such as secrets named in .git/info/exclude, would travel.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from golf_core.errors import GolfError, RunError, UserError
+from golf_core.errors import RunError, UserError
+from orchestrator.folder.provenance import provenance
+from orchestrator.folder.redaction import Redactor
+from orchestrator.job.load import Job
+from orchestrator.submit.entry import module_program, run_words, shell_line
+from orchestrator.submit.follow import ANSWER_S, JobEnd, bounded, wait_for_end
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from orchestrator.job.load import Job
-    from orchestrator.submit.follow import JobEnd
-
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-CONNECT_S = 5.0
-ANSWER_S = 30.0
 UPLOAD_S = 600.0
 STOP_S = 60.0
 INTERRUPTED = 130
 NO_UPLOAD = "none"
 Say = Callable[[str], None]
+LIMIT_BYTES = 100 * 1024**2
+"""Bytes of the zip file: Ray's dashboard takes no larger request."""
+LEFT_BEHIND = frozenset({".git", ".venv", "venv", "__pycache__"})
+FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,6 @@ class Plan:
 
 def job_metadata(job: Job) -> dict[str, str]:
     """What tells afterwards which job this was, and of which code; all plain text."""
-    from orchestrator.folder.provenance import provenance
-    from orchestrator.folder.redaction import Redactor
-
     origin = provenance(Redactor.from_environment(os.environ).redact)
     return {
         "job_name": job.name,
@@ -77,9 +81,6 @@ def plan(
     travels where that is the current folder, or with `working_dir` 'none'. Raises `UserError` where the job
     could not run there, or its results would be lost.
     """
-    from orchestrator.submit.entry import module_program, run_words, shell_line
-    from orchestrator.submit.upload import files_to_upload
-
     interpreter = python or (sys.executable if head else "python")
     upload = _folder_to_upload(head, working_dir)
     if upload is None:
@@ -130,138 +131,66 @@ def _refuse_losses(job: Job, names: frozenset[str]) -> None:
             )
 
 
-# --- the cluster ----------------------------------------------------------------------------------
+# --- the project as a zip file --------------------------------------------------------------------
 
 
-def dashboard_address(given: str | None, environment: Mapping[str, str]) -> str:
-    """The URL of the dashboard: as given, else as the environment says, else this machine's usual one.
+def files_to_upload(folder: Path) -> list[str]:
+    """The files of `folder` that travel, relative to it, sorted: all but those that git ignores.
 
-    Raises `UserError` for an address of something else.
+    Without git, all but caches and environments.
     """
-    address, source = given, "--address"
-    if address is None:
-        # RAY_ADDRESS is more often a cluster's own address, which takes no submissions.
-        ray_address = environment.get("RAY_ADDRESS", "")
-        address = environment.get("RAY_API_SERVER_ADDRESS") or (ray_address if "http" in ray_address else None)
-        source = "RAY_API_SERVER_ADDRESS" if environment.get("RAY_API_SERVER_ADDRESS") else "RAY_ADDRESS"
-    address = address or DEFAULT_ADDRESS
-    if "://" not in address:
-        address = f"http://{address}"
-    wrong = UserError(f"{source} {address}: not the address of a Ray dashboard; give one such as {DEFAULT_ADDRESS}")
-    try:
-        url = urlsplit(address)
-        _ = url.port
-    except ValueError:
-        raise wrong from None
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise wrong
-    return address.rstrip("/")
+    names = _known_to_git(folder)
+    if names is None:
+        names = list(_walk(folder))
+    return sorted(name for name in names if (folder / name).is_file())
 
 
-def open_client(address: str) -> JobSubmissionClient:
-    """Ray's client of the dashboard at `address`. Raises `ClusterError`, one sentence, where that cannot be."""
-    from orchestrator.preflight.machine import ClusterError
+def write_package(folder: Path, names: Sequence[str], package: Path, limit: int = LIMIT_BYTES) -> Path:
+    """Write the files `names` of `folder` to the zip file `package`; equal files make equal bytes.
 
-    url = urlsplit(address)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((str(url.hostname), port), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise ClusterError(
-            f"--address {address}: no Ray dashboard answers there ({error}); start one with ray start --head, "
-            "or give the address of another"
-        ) from None
-    # Ray lets the environment win over the address that it is given.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    return bounded(lambda: _ray_client(address), ANSWER_S, f"--address {address}")
-
-
-def _ray_client(address: str) -> JobSubmissionClient:
-    import logging
-
-    from ray.job_submission import JobSubmissionClient
-
-    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every connection that closes
-    return JobSubmissionClient(address)
-
-
-def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The result of `call`, which Ray may let wait without end; its failures as `ClusterError`, one sentence each.
-
-    `what` begins the sentence.
+    Raises `UserError` as soon as it is larger than `limit`.
     """
-    from orchestrator.preflight.machine import ClusterError
-    from orchestrator.signals import within
-    from orchestrator.submit.follow import is_refusal
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            source = folder / name
+            entry = zipfile.ZipInfo(name, FIXED_DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = (source.stat().st_mode & 0xFFFF) << 16
+            with source.open("rb") as file, archive.open(entry, "w", force_zip64=True) as target:
+                while block := file.read(1 << 20):
+                    target.write(block)
+                    _refuse_large(package, limit, folder, names)
+    _refuse_large(package, limit, folder, names)
+    return package
 
+
+def _refuse_large(package: Path, limit: int, folder: Path, names: Sequence[str]) -> None:
+    if package.stat().st_size <= limit:
+        return
+    largest = sorted(names, key=lambda name: -(folder / name).stat().st_size)[:3]
+    shown = ", ".join(f"{name} ({(folder / name).stat().st_size / 1024**2:.0f} MiB)" for name in largest)
+    raise UserError(
+        f"{folder}: more than the {limit / 1024**2:g} MiB that Ray takes as an upload, the largest being {shown}; "
+        "name them in .gitignore, or --working-dir none where the cluster has the project"
+    )
+
+
+def _known_to_git(folder: Path) -> list[str] | None:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        return within(seconds, call)
-    except (GolfError, KeyboardInterrupt):
-        raise
-    except TimeoutError:
-        raise ClusterError(
-            f"{what}: no answer within {seconds:g} s, although something listens; is it a Ray dashboard?"
-        ) from None
-    except Exception as error:
-        if is_refusal(error):
-            raise ClusterError(f"{what}: {token_remedy()}") from None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        if isinstance(error, ConnectionError):
-            raise ClusterError(f"{what}: the connection failed ({first}); is this a Ray dashboard?") from None
-        raise ClusterError(f"{what}: {first.rstrip('.')}; is this the dashboard of a Ray of this version?") from None
-
-
-def token_remedy() -> str:
-    """What to do about a token that is missing or wrong."""
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return "asks for a token; export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or keep it in ~/.ray/auth_token)"
-    return "refuses the token; export RAY_AUTH_TOKEN as the one that the head was started with"
-
-
-def check_version(server: str | None, client: str, own_interpreter: bool) -> str | None:
-    """What to say where cluster and client differ in Ray's version, None where they do not.
-
-    Raises `ClusterError` where the job would run on this interpreter, whose Ray cannot join the cluster's.
-    """
-    from orchestrator.preflight.machine import ClusterError
-
-    if server is None or server == client:
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    if own_interpreter:
-        raise ClusterError(
-            f"the cluster runs Ray {server}, {sys.executable} has Ray {client}, and they must be the same; "
-            "give --python, an interpreter with the cluster's Ray, or restart the head from this environment"
-        )
-    return f"note: the cluster runs Ray {server}, this is Ray {client}; the job runs on the cluster's"
-
-
-def own_head(address: str) -> Path | None:
-    """The folder where the head behind `address` was started, if it is a process of this machine that we may see.
-
-    A tunnel to another machine's dashboard is none.
-    """
-    import psutil
-
-    url = urlsplit(address)
-    try:
-        wanted = {info[4][0] for info in socket.getaddrinfo(url.hostname, url.port or 80, type=socket.SOCK_STREAM)}
-        local = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
-        if not wanted & local:
-            return None
-        listeners = [
-            connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.pid
-            if connection.laddr and connection.laddr.port == url.port
-        ]
-        for pid in listeners:
-            process = psutil.Process(pid)
-            if any("dashboard" in word for word in process.cmdline()):
-                return Path(process.cwd()).resolve()
-    except (psutil.Error, OSError):
+    if done.returncode:
         return None
-    return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in LEFT_BEHIND]
+        for name in files:
+            yield os.path.relpath(os.path.join(parent, name), folder)  # noqa: PTH118
 
 
 # --- the submission -------------------------------------------------------------------------------
@@ -269,8 +198,6 @@ def own_head(address: str) -> Path | None:
 
 def submit(client: JobSubmissionClient, what: Plan, job: Job, address: str) -> str:
     """Upload and submit; the id of the submission. Raises `UserError` where the upload is too large for Ray."""
-    from orchestrator.submit.upload import write_package
-
     # Chosen here: should the answer be lost, the job can be found.
     submission_id = f"golf-{job.name}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="golf-upload-") as folder:
@@ -299,7 +226,9 @@ def exit_code(end: JobEnd) -> int:
     return end.exit_code if end.exit_code in (1, 2) else 1
 
 
-def after_interrupt(client: JobSubmissionClient, job_id: str, address: str, stop: bool, say: Say) -> int:
+def after_interrupt(
+    client: JobSubmissionClient, job_id: str, address: str, stop: bool, say: Callable[[str], None]
+) -> int:
     """Ctrl-C ends the following; the job is stopped if `stop`, or if a person says so when asked, once."""
     if not stop and sys.stdin.isatty():
         with contextlib.suppress(typer.Abort):
@@ -307,8 +236,6 @@ def after_interrupt(client: JobSubmissionClient, job_id: str, address: str, stop
     if not stop:
         say(f"\nthe job runs on\n{how_to(job_id, address)}")
         return INTERRUPTED
-    from orchestrator.submit.follow import wait_for_end
-
     bounded(lambda: client.stop_job(job_id), ANSWER_S, f"stopping {job_id}")
     end = wait_for_end(client, job_id, STOP_S)
     if end is None:
@@ -323,65 +250,3 @@ def how_to(job_id: str, address: str) -> str:
         f"  follow it:  ray job logs --follow --address {address} {job_id}\n"
         f"  stop it:    ray job stop --address {address} {job_id}"
     )
-
-
-def submit_command(
-    job: Annotated[Path, typer.Argument(help="A job file, such as jobs/three_seed.yaml.", show_default=False)],
-    address: Annotated[
-        str | None, typer.Option(help=f"The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS or {DEFAULT_ADDRESS}.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Replace a field of the job, e.g. output=/data/runs."),
-    ] = None,
-    working_dir: Annotated[
-        str | None,
-        typer.Option(help="Folder to upload, or 'none'. Default: this one, unless the cluster's head runs in it."),
-    ] = None,
-    python: Annotated[
-        str | None, typer.Option(help="The cluster's interpreter. Default: this one for a head on this machine.")
-    ] = None,
-    follow: Annotated[bool, typer.Option(help="Print the job's log and end with its exit code.")] = True,
-    stop_on_interrupt: Annotated[
-        bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job as well, without asking.")
-    ] = False,
-) -> None:
-    """Run a job on a Ray cluster through its dashboard. Exit code: the job's; 130 if it was stopped."""
-    from orchestrator.job.load import load_job, parse_changes
-    from orchestrator.submit.follow import Follower
-
-    changes = set_ or []
-    loaded = load_job(job, parse_changes(changes))
-    url = dashboard_address(address, os.environ)
-    client = open_client(url)
-    head = own_head(url)
-    what = plan(loaded, job, changes, head, working_dir, python)
-    own_interpreter = head is not None and python is None
-    note = check_version(getattr(client, "_server_ray_version", None), _client_version(), own_interpreter)
-    if note:
-        _say(note)
-    job_id = submit(client, what, loaded, url)
-    _say(f"submitted: {job_id}\n{how_to(job_id, url)}")
-    if not follow:
-        return
-    try:
-        end = Follower(client, job_id, url, _write).run()
-    except KeyboardInterrupt:
-        raise typer.Exit(after_interrupt(client, job_id, url, stop_on_interrupt, _say)) from None
-    _say(f"{job_id}: {end.status.lower()}" + (f": {end.message}" if end.status == "FAILED" and end.message else ""))
-    raise typer.Exit(exit_code(end))
-
-
-def _client_version() -> str:
-    from importlib import metadata
-
-    return metadata.version("ray")
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -19,6 +19,7 @@ def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
             answer(self)
 
         def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             answer(self)
 
         def log_message(self, *_: Any) -> None:
@@ -32,12 +33,10 @@ def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
 
 
 def fails(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
     handler.send_error(500, "no")
 
 
 def refuses(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
     handler.send_error(403, "not for you")
 
 
@@ -46,7 +45,6 @@ def hangs(handler: BaseHTTPRequestHandler) -> None:
 
 
 def talks_nonsense(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
     handler.send_response(200)
     handler.end_headers()
     handler.wfile.write(b"<html>hello")

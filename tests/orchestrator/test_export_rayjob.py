@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import shlex
 from collections.abc import Iterator
@@ -21,15 +20,9 @@ from typer.testing import CliRunner
 
 from golf_core.errors import UserError
 from orchestrator.job.load import Job, load_job
-from orchestrator.submit.command import export_app
+from orchestrator.submit.command import RayJobOptions, export_app
 from orchestrator.submit.entry import worst_case_seconds
-from orchestrator.submit.options import RayJobOptions
-from orchestrator.submit.rayjob import (
-    GKE_LABEL,
-    MAX_SECONDS,
-    kubernetes_name,
-    rayjob_manifest,
-)
+from orchestrator.submit.rayjob import GKE_LABEL, MAX_SECONDS, kubernetes_name, rayjob_manifest
 
 SCHEMA = yaml.safe_load((Path(__file__).parents[1] / "data" / "rayjob_schema.yaml").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -61,36 +54,19 @@ def pods_of(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], d
 
 
 class TestForm:
-    def test_the_schema_is_one_and_knows_no_unknown_fields(self, job: Job) -> None:
+    def test_the_schema_is_one_and_knows_no_unknown_fields(self) -> None:
         jsonschema.Draft202012Validator.check_schema(SCHEMA)
         objects = [s for s in SCHEMA["$defs"].values() if "properties" in s]
         assert objects and all(s["additionalProperties"] is False for s in objects)
-        made = manifest_of(job)
-        for where in (made, made["spec"], pods_of(made)[0], pods_of(made)[2]["containers"][0]):
-            wrong = copy.deepcopy(made)
-            target = next(part for part in walk(wrong) if part == where)
-            target["gpus"] = 8
-            with pytest.raises(jsonschema.ValidationError):
-                VALIDATOR.validate(wrong)
 
     @pytest.mark.parametrize("nodes", [1, 2])
     @pytest.mark.parametrize("accelerator", [None, "H100"])
     def test_every_option_at_once(self, nodes: int, accelerator: str | None, tmp_path: Path) -> None:
         resources = {"ranks": 4, "nodes": nodes, "cpus_per_rank": 1.5, "accelerator": accelerator}
         job = load_job(write_job(tmp_path, resources=resources, name="2-A_b.C" + "x" * 50))
-        manifest_of(
-            job,
-            namespace="team-a",
-            parallel=3,
-            claim="golf-data",
-            secret="mlflow",
-            env={"A": "1"},
-            node_selector={GKE_LABEL: "nvidia-l4"},
-            token=True,
-            memory="200Gi",
-            shm="16Gi",
-            submission_mode="SidecarMode",
-        )
+        names = {"namespace": "team-a", "claim": "golf-data", "secret": "mlflow", "submission_mode": "SidecarMode"}
+        pods = {"memory": "200Gi", "shm": "16Gi", "env": {"A": "1"}, "node_selector": {GKE_LABEL: "nvidia-l4"}}
+        manifest_of(job, **names, **pods, parallel=3, token=True)
 
     @given(name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
     def test_any_job_has_a_name_that_kubernetes_takes(self, name: str) -> None:
@@ -124,21 +100,24 @@ class TestWhatItAsksFor:
         assert "tolerations" not in head
         assert not {"entrypointNumGpus", "entrypointNumCpus", "entrypointResources"} & set(made["spec"])
 
-    def test_a_worker_is_a_node_of_a_gang(self, job: Job) -> None:
-        _, group, worker = pods_of(manifest_of(job, parallel=2))
-        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 2
-        resources = worker["containers"][0]["resources"]
-        assert resources["limits"] == resources["requests"] == {"cpu": "32", "memory": "192Gi", "nvidia.com/gpu": "8"}
-        assert worker["tolerations"][0]["key"] == "nvidia.com/gpu"
-
-    def test_two_nodes_a_gang_and_no_accelerator(self, tmp_path: Path) -> None:
-        job = load_job(write_job(tmp_path, resources={**H100, "nodes": 2, "cpus_per_rank": 1.3}))
-        _, group, worker = pods_of(manifest_of(job, parallel=3))
-        assert group["replicas"] == 6
-        assert worker["containers"][0]["resources"]["limits"] == {"cpu": "6", "memory": "96Gi", "nvidia.com/gpu": "4"}
-        _, _, worker = pods_of(manifest_of(load_job(write_job(tmp_path))))
-        assert worker["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
-        assert "tolerations" not in worker and "nodeSelector" not in worker
+    @pytest.mark.parametrize(
+        ("resources", "parallel", "pods", "limits"),
+        [
+            (H100, 2, 2, {"cpu": "32", "memory": "192Gi", "nvidia.com/gpu": "8"}),
+            ({**H100, "nodes": 2, "cpus_per_rank": 1.3}, 3, 6, {"cpu": "6", "memory": "96Gi", "nvidia.com/gpu": "4"}),
+            ({}, 1, 1, {"cpu": "1", "memory": "4Gi"}),
+        ],
+    )
+    def test_a_worker_is_a_node_of_a_gang(
+        self, resources: dict[str, Any], parallel: int, pods: int, limits: dict[str, str], tmp_path: Path
+    ) -> None:
+        made = manifest_of(load_job(write_job(tmp_path, resources=resources)), parallel=parallel)
+        _, group, worker = pods_of(made)
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == pods
+        asked = worker["containers"][0]["resources"]
+        assert asked["limits"] == asked["requests"] == limits
+        tolerated = [toleration["key"] for toleration in worker.get("tolerations", [])]
+        assert tolerated == [name for name in limits if "gpu" in name] and "nodeSelector" not in worker
 
     def test_volumes(self, job: Job) -> None:
         """Shared memory is memory; a claim is mounted everywhere."""
@@ -216,41 +195,37 @@ def test_no_value_is_more_than_a_value(any_job: Job, path: str, change: str, val
     assert made == usual
 
 
-class TestMistakes:
-    @pytest.mark.parametrize(
-        ("change", "option"),
-        [
-            ({"image": "a b"}, "--image"),
-            ({"image": ""}, "--image"),
-            ({"ray_version": "new"}, "--ray-version"),
-            ({"namespace": "Team_A"}, "--namespace"),
-            ({"namespace": "a\n"}, "--namespace"),
-            ({"claim": "../x"}, "--claim"),
-            ({"secret": "a b"}, "--secret"),
-            ({"memory": "lots"}, "--memory"),
-            ({"shm": "-1Gi"}, "--shm"),
-            ({"mount": "data"}, "--mount"),
-            ({"project": "a"}, "--project"),
-            ({"env": {"A-B": "x"}}, "--env"),
-            ({"node_selector": {"a b": "c"}}, "--node-selector"),
-            ({"node_selector": {"a": "c\n"}}, "--node-selector"),
-            ({"parallel": 0}, "--parallel"),
-            ({"parallel": 4}, "--parallel"),
-        ],
-    )
-    def test_what_kubernetes_would_refuse(self, change: dict[str, Any], option: str, job: Job) -> None:
-        with pytest.raises(UserError, match=f"^{option} ?") as error:
-            manifest_of(job, **change)
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        ("image", ("a b", "")),
+        ("ray_version", ("new",)),
+        ("namespace", ("Team_A", "a\n")),
+        ("claim", ("../x",)),
+        ("secret", ("a b",)),
+        ("memory", ("lots",)),
+        ("shm", ("-1Gi",)),
+        ("mount", ("data",)),
+        ("project", ("a",)),
+        ("env", ({"A-B": "x"},)),
+        ("node_selector", ({"a b": "c"}, {"a": "c\n"})),
+        ("parallel", (0, 4)),
+    ],
+)
+def test_what_kubernetes_would_refuse(option: str, wrong: tuple[Any, ...], job: Job) -> None:
+    for value in wrong:
+        with pytest.raises(UserError, match=f"^--{option.replace('_', '-')} ?") as error:
+            manifest_of(job, **{option: value})
         assert "\n" not in str(error.value)
 
 
 class TestTheProgram:
-    def run(self, *arguments: str) -> Any:
-        return CliRunner().invoke(export_app, ["rayjob", *arguments])
+    def run(self, job: Path, *arguments: str) -> Any:
+        return CliRunner().invoke(export_app, ["rayjob", str(job), "--image", "golf:1", *arguments])
 
     def test_to_a_file(self, tmp_path: Path) -> None:
         path, out = write_job(tmp_path, resources=H100), tmp_path / "out" / "job.yaml"
-        done = self.run(str(path), "--image", "golf:1", "--claim", "data", "--gke", "--out", str(out))
+        done = self.run(path, "--claim", "data", "--gke", "--out", str(out))
         assert done.exit_code == 0, done.output
         made = yaml.safe_load(out.read_text())
         VALIDATOR.validate(made)
@@ -261,10 +236,10 @@ class TestTheProgram:
         assert made["spec"]["metadata"]["job_sha256"] == digest
 
     def test_the_users_own_output_wins_and_without_a_claim_results_are_lost(self, tmp_path: Path) -> None:
-        job = str(write_job(tmp_path))
-        done = self.run(job, "--image", "golf:1", "--claim", "data", "--set", "output=/x")
+        job = write_job(tmp_path)
+        done = self.run(job, "--claim", "data", "--set", "output=/x")
         assert yaml.safe_load(done.stdout)["spec"]["entrypoint"].endswith("--set output=/mnt/golf/runs --set output=/x")
-        done = self.run(job, "--image", "golf:1")
+        done = self.run(job)
         assert "without --claim the results are lost" in done.stderr
         VALIDATOR.validate(yaml.safe_load(done.stdout))
 
@@ -277,5 +252,5 @@ class TestTheProgram:
         ],
     )
     def test_mistakes(self, arguments: list[str], sentence: str, tmp_path: Path) -> None:
-        done = self.run(str(write_job(tmp_path)), "--image", "golf:1", *arguments)
+        done = self.run(write_job(tmp_path), *arguments)
         assert isinstance(done.exception, UserError) and str(done.exception).startswith(sentence)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,11 +22,12 @@ from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_job
+from typer.testing import CliRunner
 
 from golf_core.errors import RunError, UserError
 from orchestrator.job.load import Job, load_job
+from orchestrator.submit.command import SlurmOptions, export_app
 from orchestrator.submit.entry import is_plain, run_words, shell_line, wait_for_nodes, worst_case_seconds
-from orchestrator.submit.options import SlurmOptions
 from orchestrator.submit.slurm import slurm_script, slurm_time
 
 OPTIONS = SlurmOptions(project=Path("/project"), environment=Path("/project/.venv"))
@@ -79,10 +81,7 @@ class Slurm:
     """A Slurm of this machine alone."""
 
     folder: Path
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "record"
+    record: Path
 
     def start(
         self, script: str, nodes: int = 1, plan: dict[str, Any] | None = None, address: str = "127.0.0.1"
@@ -90,14 +89,17 @@ class Slurm:
         self.record.mkdir()
         (self.record / "plan.json").write_text(json.dumps(plan or {}))
         names = "\\n".join(f"node{i}" for i in range(nodes))
-        for name, text in (
-            ("srun", SRUN),
-            ("scontrol", f"#!/bin/sh\nprintf '{names}\\n'\n"),
-            ("getent", f"#!/bin/sh\necho '{address} STREAM'\n"),
-        ):
-            self._program("slurm", name, text)
-        for name in ("ray", "golf", "python"):
-            self._program("env/bin", name, STUB.format(python=sys.executable))
+        stub = STUB.format(python=sys.executable)
+        for name, text in {
+            "slurm/srun": SRUN,
+            "slurm/scontrol": f"#!/bin/sh\nprintf '{names}\\n'\n",
+            "slurm/getent": f"#!/bin/sh\necho '{address} STREAM'\n",
+            **{f"env/bin/{name}": stub for name in ("ray", "golf", "python")},
+        }.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
         (self.folder / "job.sh").write_text(script)
         env = {
             "PATH": f"{self.folder / 'slurm'}:{os.environ['PATH']}",
@@ -106,10 +108,8 @@ class Slurm:
             "SLURM_JOB_NODELIST": "node[0-9]",
             "RAY_ADDRESS": "somebody:6379",
         }
-        command = ["bash", str(self.folder / "job.sh")]
-        return subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(["bash", "job.sh"], env=env, cwd=self.folder, **pipes)
 
     def run(self, script: str, **how: Any) -> tuple[int, str]:
         process = self.start(script, **how)
@@ -137,16 +137,10 @@ class Slurm:
                     found.append(call["pid"])
         return found
 
-    def _program(self, folder: str, name: str, text: str) -> None:
-        path = self.folder / folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[Slurm]:
-    machine = Slurm(tmp_path)
+    machine = Slurm(tmp_path, tmp_path / "record")
     yield machine
     for pid in machine.living():
         os.kill(pid, signal.SIGKILL)
@@ -158,8 +152,8 @@ def job(tmp_path: Path) -> Job:
 
 
 def script_of(job: Job, slurm: Slurm, path: str = "jobs/tiny.yaml", changes: tuple[str, ...] = (), **other: Any) -> str:
-    options = replace(OPTIONS, project=slurm.folder, environment=slurm.folder / "env", **other)
-    return slurm_script(job, path, changes, options)
+    own = {"project": slurm.folder, "environment": slurm.folder / "env"}
+    return slurm_script(job, path, changes, SlurmOptions(**own | other))
 
 
 class TestTheScriptRuns:
@@ -184,11 +178,6 @@ class TestTheScriptRuns:
         (scratch,) = [a.removeprefix("--temp-dir=") for a in head["args"] if a.startswith("--temp-dir=")]
         assert [words[-4:] for words in slurm.sruns() if "rm" in words] == [["rm", "-rf", "--", scratch]]
         assert scratch.startswith("/tmp/golf-") and len(scratch) < 40  # sockets lie in it
-
-    @pytest.mark.parametrize("code", [0, 1, 2])
-    def test_the_exit_code_is_the_runs(self, code: int, job: Job, slurm: Slurm) -> None:
-        assert slurm.run(script_of(job, slurm), plan={"golf": {"exit": code}})[0] == code
-        assert slurm.living() == []
 
     def test_every_other_node_joins(self, job: Job, slurm: Slurm) -> None:
         joined = {"python": {"workers": 2}}  # it waits for the nodes, as the real one does
@@ -221,29 +210,31 @@ class TestTheScriptRuns:
         assert slurm.living() == []
 
     @pytest.mark.parametrize(
-        ("plan", "sentence"),
-        [({"ray": {"exit": 3}}, "Ray's head ended on node0"), ({"python": {"exit": 1}}, "")],
-        ids=["no head", "too few nodes"],
+        ("fails", "own", "code", "sentence"),
+        [
+            ("ray", 3, 1, "Ray's head ended on node0"),
+            ("python", 1, 1, ""),  # too few nodes
+            ("golf", 1, 1, ""),
+            ("golf", 2, 2, ""),
+        ],
     )
-    def test_a_cluster_that_does_not_start(self, plan: dict[str, Any], sentence: str, job: Job, slurm: Slurm) -> None:
-        code, errors = slurm.run(script_of(job, slurm), plan=plan)
-        assert code == 1 and sentence in errors
-        assert not slurm.calls("golf") and slurm.living() == []
+    def test_what_fails_gives_the_exit_code(
+        self, fails: str, own: int, code: int, sentence: str, job: Job, slurm: Slurm
+    ) -> None:
+        found, errors = slurm.run(script_of(job, slurm), plan={fails: {"exit": own}})
+        assert found == code and sentence in errors
+        assert bool(slurm.calls("golf")) is (fails == "golf") and slurm.living() == []
 
     def test_a_port_in_use_is_passed_over(self, job: Job, slurm: Slurm) -> None:
-        import socket
-
         first = 20000 + os.getpid() % 1000 * 8
         with socket.create_server(("127.0.0.1", first)):
             assert slurm.run(script_of(job, slurm))[0] == 0
         assert ports_of(slurm.calls("head")[0]) == [str(first + 1)]
 
-    def test_hostile_names_are_words_and_nothing_else(self, slurm: Slurm) -> None:
+    def test_hostile_names_are_words_and_nothing_else(self, job: Job, slurm: Slurm) -> None:
         project = slurm.folder / HOSTILE.replace("/", "")
         project.mkdir()
-        job = load_job(write_job(slurm.folder))
-        options = replace(OPTIONS, project=project, environment=slurm.folder / "env")
-        script = slurm_script(job, HOSTILE, (f"output={HOSTILE}",), options)
+        script = script_of(job, slurm, HOSTILE, (f"output={HOSTILE}",), project=project)
         assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
         assert slurm.run(script)[0] == 0
         (run,) = slurm.calls("golf")
@@ -277,22 +268,22 @@ class TestWhatSlurmIsAskedFor:
         assert self.directives(slurm_script(job, "j", (), replace(OPTIONS, time="1:00:00")))["time"] == "1:00:00"
 
     @pytest.mark.parametrize(
-        ("change", "option"),
+        "change",
         [
-            ({"partition": "a b"}, "--partition"),
-            ({"account": "x\nrm -rf ~"}, "--account"),
-            ({"qos": "$(id)"}, "--qos"),
-            ({"constraint": "a'b"}, "--constraint"),
-            ({"gpu_type": "h100\n"}, "--gpu-type"),
-            ({"time": "tomorrow"}, "--time"),
-            ({"memory": "-1"}, "--memory"),
-            ({"parallel": 4}, "--parallel"),
-            ({"mount": ["/a:/b"]}, "--mount"),
-            ({"container": "image", "mount": ["data"]}, "--mount"),
+            {"partition": "a b"},
+            {"account": "x\nrm -rf ~"},
+            {"qos": "$(id)"},
+            {"constraint": "a'b"},
+            {"gpu_type": "h100\n"},
+            {"time": "tomorrow"},
+            {"memory": "-1"},
+            {"parallel": 4},
+            {"mount": ["/a:/b"]},
+            {"mount": ["data"], "container": "image"},
         ],
     )
-    def test_what_cannot_work_is_refused(self, change: dict[str, Any], option: str, job: Job) -> None:
-        with pytest.raises(UserError, match=f"^{option} ?") as error:
+    def test_what_cannot_work_is_refused(self, change: dict[str, Any], job: Job) -> None:
+        with pytest.raises(UserError, match=f"^--{next(iter(change)).replace('_', '-')} ?") as error:
             slurm_script(job, "j", (), replace(OPTIONS, **change))
         assert "\n" not in str(error.value)
 
@@ -313,10 +304,6 @@ class TestWhatSlurmIsAskedFor:
                 assert done.returncode == 0, done.stdout
 
     def test_the_command(self, tmp_path: Path) -> None:
-        from typer.testing import CliRunner
-
-        from orchestrator.submit.command import export_app
-
         out = tmp_path / "job.sh"
         path = write_job(tmp_path)
         done = CliRunner().invoke(export_app, ["slurm", str(path), "--set", "seeds=[1]", "--out", str(out)])
@@ -372,5 +359,3 @@ class TestWorstCase:
         assert worst_case_seconds(job) == 600 + (60 + 900) + 1800 + 3 * 600 + 600 + 120
         without_a_clock = load_job(write_job(tmp_path, seeds=[1], limits={"retries": 0}))
         assert worst_case_seconds(without_a_clock) > 86_400  # a day
-        with pytest.raises(ValueError, match="parallel"):
-            worst_case_seconds(job, 0)

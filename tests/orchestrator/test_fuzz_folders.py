@@ -87,17 +87,9 @@ def nothing_written(folder: Path) -> Iterator[None]:
     assert shown() == before
 
 
-def file_of(folder: Path, name: str) -> tuple[Path, bytes]:
-    """The path of a file in `folder`, which it could be written to, and what it holds."""
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    return path, path.read_bytes() if path.exists() else b""
-
-
-def harms(path: Path, keep: bytes) -> Iterator[str]:
+def harms(path: Path) -> Iterator[str]:
     """The file at `path` as everything but a file, one after another; then as it was."""
-    outside = path.parent / "outside"
-    outside.write_bytes(keep)
+    kept = path.read_bytes() if path.exists() else b""
     for name, make in {
         "pipe": os.mkfifo,
         "folder": os.mkdir,
@@ -112,7 +104,7 @@ def harms(path: Path, keep: bytes) -> Iterator[str]:
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
     path.unlink(missing_ok=True)
-    path.write_bytes(keep)
+    path.write_bytes(kept)
 
 
 # --- ledger and log --------------------------------------------------------------------------------
@@ -158,7 +150,7 @@ def test_evil_lines_of_a_log(tmp_path: Path, line: bytes) -> None:
     ids=["ledger", "log", "record of a fetch", "manifest"],
 )
 def test_what_is_no_file(tmp_path: Path, name: str, read: Callable[[Path], Any]) -> None:
-    for harm in harms(tmp_path / name, b""):
+    for harm in harms(tmp_path / name):
         found = answer(lambda: read(tmp_path), name)
         assert not found, (harm, found)
 
@@ -261,7 +253,9 @@ def test_a_run_with_another_result(sound_run: Path, name: str, value: Any) -> No
 @pytest.mark.parametrize("line", EVIL_LINES, ids=range(len(EVIL_LINES)))
 def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
     for name in ("seed-42/" + RESULT, "seed-1337/" + LOG, LEDGER, "job.json"):
-        path, kept = file_of(run, name)
+        path = run / name
+        kept = path.read_bytes() if path.exists() else b""
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(kept + line if name == LEDGER else line)
         found = remains(run)
         assert (found is None) == (name == "job.json"), name
@@ -270,8 +264,9 @@ def test_evil_lines_in_each_file_of_a_run(run: Path, line: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["job.json", LEDGER, f"seed-42/{RESULT}", "seed-42/model.golf", f"seed-1337/{LOG}"])
 def test_files_of_a_run_that_are_no_files(run: Path, name: str) -> None:
-    path, kept = file_of(run, name)
-    for harm in harms(path, kept):
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    for harm in harms(path):
         if harm == "huge" and name.endswith(".golf"):
             continue  # an artifact is not bounded here, and its checksum takes as long as it is
         found = remains(run)
@@ -325,21 +320,11 @@ def test_any_log_and_readme(sound_record: Path, log: str, readme: str) -> None:
 
 @fuzz
 @given(st.binary(max_size=300), st.sampled_from(["submission.json", "README.md", "train_seed42.log", "train_gpt.py"]))
-def test_any_bytes_in_a_record(name_of: Callable[[str], Path], content: bytes, name: str) -> None:
-    place = name_of(name)
-    place.write_bytes(content)
-    verified(place.parent)
-
-
-@pytest.fixture
-def name_of(tmp_path: Path) -> Callable[[str], Path]:
-    """The path of a file in a record that is sound but for that file."""
-
-    def make(name: str) -> Path:
-        shutil.rmtree(tmp_path / "record", ignore_errors=True)
-        return write_folder(tmp_path / "record") / name
-
-    return make
+def test_any_bytes_in_a_record(tmp_path: Path, content: bytes, name: str) -> None:
+    shutil.rmtree(tmp_path / "record", ignore_errors=True)
+    place = write_folder(tmp_path / "record")
+    (place / name).write_bytes(content)
+    verified(place)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\n=\n", "\nx: 1\n"], ids=["empty", "short", "words"])
@@ -370,7 +355,7 @@ def test_two_hundred_megabytes_of_line_ends(tmp_path: Path) -> None:
 def test_a_record_of_everything_but_files(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "record")
     for name in ("submission.json", "README.md", "train_seed42.log", "train_gpt.py"):
-        for harm in harms(*file_of(place, name)):
+        for harm in harms(place / name):
             with bounded(60):
                 assert verify([place]).folders, (name, harm)
 

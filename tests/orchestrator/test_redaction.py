@@ -23,8 +23,7 @@ from orchestrator.claim.judge import judge
 from orchestrator.folder.ledger import Ledger, read_ledger
 from orchestrator.folder.redaction import REDACTED, Redactor, save_redacted
 from orchestrator.folder.results import ARTIFACT, DATA, LEDGER, LOG, PROGRAM, READABLE, RESULT, RunResult
-from orchestrator.package.manifest import load_record
-from orchestrator.package.package import package
+from orchestrator.package.package import load_record, package
 
 SECRETS = {
     "HF_TOKEN": "correct-horse",

@@ -6,11 +6,13 @@ import asyncio
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,23 +28,30 @@ from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.job.load import load_job
 from orchestrator.preflight.machine import ClusterError
 from orchestrator.submit import submit as module
-from orchestrator.submit.follow import Follower, JobEnd, Patience, wait_for_end
-from orchestrator.submit.submit import (
-    after_interrupt,
+from orchestrator.submit.follow import (
+    Follower,
+    JobEnd,
+    Patience,
     bounded,
     check_version,
     dashboard_address,
-    exit_code,
-    job_metadata,
     open_client,
     own_head,
+    wait_for_end,
+)
+from orchestrator.submit.submit import (
+    after_interrupt,
+    exit_code,
+    files_to_upload,
+    job_metadata,
     plan,
     submit,
+    write_package,
 )
-from orchestrator.submit.upload import files_to_upload, write_package
 
 ADDRESS = "http://127.0.0.1:8265"
 HASTY = Patience(answer=0.2, quiet=0.02, lost=0.3, closed=0.3, retry=0.01)
+HOW_TO = ("logs --follow --address", "stop --address")
 LOG = "".join(f"line {i}\n" for i in range(20))
 
 
@@ -57,29 +66,25 @@ def info(status: str, message: str = "", code: int | None = None) -> Any:
 class FakeClient:
     """A cluster whose answers are written down: `states` one after another, the last for ever."""
 
-    def __init__(self, states: Sequence[Any] = (), streams: Sequence[Any] = (), log: str = LOG) -> None:
-        self.states, self.streams, self.log = list(states), list(streams), log
+    def __init__(self, states: Sequence[Any] = (), streams: Sequence[Any] = ([],)) -> None:
+        self.states, self.streams = list(states), list(streams)
         self.submitted: dict[str, Any] = {}
-        self.stopped: list[str] = []
+        self.get_job_logs = Mock(return_value=LOG)
+        self.stop_job = Mock()
 
-    def submit_job(self, **what: Any) -> str:
+    def submit_job(self, **what: Any) -> None:
         working_dir = what["runtime_env"].get("working_dir")
         names = zipfile.ZipFile(working_dir).namelist() if working_dir else None
         self.submitted = {**what, "names": names}
-        return str(what["submission_id"])
 
     def get_job_info(self, job_id: str) -> Any:
-        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        state = first_of(self.states)
         if isinstance(state, Exception):
             raise state
         return state() if callable(state) else state
 
-    def get_job_logs(self, job_id: str) -> str:
-        return self.log
-
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        stream = (self.streams.pop(0) if len(self.streams) > 1 else self.streams[0]) if self.streams else []
-        for piece in stream:
+        for piece in first_of(self.streams):
             if isinstance(piece, Exception):
                 raise piece
             if isinstance(piece, float):
@@ -87,9 +92,9 @@ class FakeClient:
             else:
                 yield piece
 
-    def stop_job(self, job_id: str) -> bool:
-        self.stopped.append(job_id)
-        return True
+
+def first_of(left: list[Any]) -> Any:
+    return left.pop(0) if len(left) > 1 else left[0]
 
 
 def followed(client: FakeClient, patience: Patience = HASTY) -> tuple[JobEnd, list[str]]:
@@ -109,7 +114,7 @@ class TestFollowing:
             return [*pieces, RuntimeError("closed with code 1006")] if raises else pieces
 
         streams = [stream(until) for until in breaks] + [stream(len(LOG))]
-        states = [info("RUNNING")] * len(breaks) + [info("FAILED", "why\nmore", 2)]
+        states = [info("RUNNING")] * len(breaks) + [info("FAILED", "why, last available logs (truncated):\nline 19", 2)]
         client = FakeClient(states, streams)
         quick = Patience(answer=1, quiet=1, lost=60, closed=60, retry=0)
         end, pieces = followed(client, quick)
@@ -133,11 +138,6 @@ class TestFollowing:
     def test_the_log_is_whole_whatever_its_connection_does(self, states: list[Any], streams: list[Any]) -> None:
         end, pieces = followed(FakeClient(states, streams))
         assert end.status == states[-1].status.value and "".join(pieces) == LOG
-
-    def test_what_ray_repeats_of_the_log_is_left_out(self) -> None:
-        message = "Job entrypoint command failed with exit code 2, last available logs (truncated):\nline 19"
-        end, _ = followed(FakeClient([info("FAILED", message, 2)], [[LOG]]))
-        assert end.message == "Job entrypoint command failed with exit code 2"
 
 
 @pytest.mark.parametrize(
@@ -176,34 +176,25 @@ def test_exit_code_of_a_job(status: str, code: int | None, expected: int) -> Non
     assert exit_code(JobEnd(status, "", code)) == expected
 
 
-class TestInterrupt:
-    def lines(self, client: FakeClient, stop: bool = False) -> str:
-        said: list[str] = []
-        assert after_interrupt(client, "job-1", ADDRESS, stop, said.append) == 130
-        return "\n".join(said)
+@pytest.mark.parametrize(
+    ("told", "answer", "stopped"),
+    [(False, None, False), (False, True, True), (False, False, False), (True, None, True)],
+    ids=["nobody to ask", "a person says yes", "a person says no", "told before"],
+)
+def test_an_interrupt(told: bool, answer: bool | None, stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is left alone, and it is said how to go on, unless somebody wants it stopped."""
+    asked, said = Mock(return_value=answer), list[str]()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: answer is not None))
+    monkeypatch.setattr(module.typer, "confirm", asked)
+    client = FakeClient([info("RUNNING"), info("STOPPED")])
+    assert after_interrupt(client, "job-1", ADDRESS, told, said.append) == 130
+    assert asked.call_count == (answer is not None) and client.stop_job.called is stopped
+    ways = ["job-1: stopped"] if stopped else [f"ray job {how} {ADDRESS} job-1" for how in HOW_TO]
+    assert all(way in "\n".join(said) for way in ways)
 
-    def test_leaves_the_job_alone_and_says_how_to_go_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: PTH123, SIM115
-        client = FakeClient([info("RUNNING")])
-        said = self.lines(client)
-        assert f"ray job logs --follow --address {ADDRESS} job-1" in said
-        assert f"ray job stop --address {ADDRESS} job-1" in said
-        assert not client.stopped
 
-    @pytest.mark.parametrize("answer", [True, False])
-    def test_a_person_is_asked_once(self, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[str] = []
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-        monkeypatch.setattr(module.typer, "confirm", lambda text, default: asked.append(text) or answer)
-        client = FakeClient([info("STOPPED")])
-        self.lines(client)
-        assert len(asked) == 1 and bool(client.stopped) is answer
-
-    def test_stops_the_job_where_told_to(self) -> None:
-        client = FakeClient([info("RUNNING"), info("STOPPED")])
-        assert "job-1: stopped" in self.lines(client, stop=True)
-        assert client.stopped == ["job-1"]
-        assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None  # it is not waited for without end
+def test_the_end_of_a_job_is_not_waited_for_for_ever() -> None:
+    assert wait_for_end(FakeClient([info("RUNNING")]), "job-1", 0.1) is None
 
 
 @pytest.fixture
@@ -252,14 +243,6 @@ class TestPlan:
         assert found.upload == other.resolve() and found.names == ("jobs/tiny.yaml",)
         assert shlex.split(found.entrypoint)[-1] == "jobs/tiny.yaml"
 
-    def test_a_name_like_an_option_or_a_command(self, project: Path) -> None:
-        for name in ("-x.yaml", "a'$(touch pwned)\n.yaml"):
-            shutil.copy("tiny.yaml", project / name)
-            line = self.planned(name).entrypoint.replace("python -m orchestrator run", "printf %s")
-            printed = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
-            assert printed.removeprefix("./") == name
-        assert not (project / "pwned").exists()
-
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
@@ -273,11 +256,9 @@ class TestPlan:
         with pytest.raises(UserError, match=sentence):
             self.words()
         self.words(head=project.resolve())  # where nothing is uploaded, nothing is lost
-
-    def test_data_that_the_nodes_get_themselves(self, project: Path) -> None:
         data = {"path": "data", "tokenizer": "t.model", "fetch": {"variant": "sp1024"}}
         write_job(project, output="/runs", data=data)
-        assert self.words()[-1] == "tiny.yaml"
+        self.words()  # the nodes get the data themselves
 
     def test_places_that_cannot_travel(self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for working_dir in ("no/such/folder", "tiny.yaml"):
@@ -336,32 +317,27 @@ class TestSubmission:
         assert files_to_upload(tmp_path) == ["a.py", "c/d.py"]
 
 
-class TestAddress:
-    @pytest.mark.parametrize(
-        ("given_address", "environment", "expected"),
-        [
-            (None, {}, "http://127.0.0.1:8265"),
-            ("head:8265", {}, "http://head:8265"),
-            ("https://head/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "https://head"),
-            (None, {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://other:1"),
-            (None, {"RAY_ADDRESS": "http://other:1"}, "http://other:1"),
-            (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265"),
-        ],
-    )
-    def test_which(self, given_address: str | None, environment: dict[str, str], expected: str) -> None:
-        assert dashboard_address(given_address, environment) == expected
+NO_DASHBOARD = "not the address of a Ray dashboard; give one such as http"
 
-    @pytest.mark.parametrize("address", ["ray://head:10001", "http://", "http://head:port", "auto:x", "http://[::1"])
-    def test_none(self, address: str) -> None:
-        with pytest.raises(UserError, match=r"not the address of a Ray dashboard; give one such as http"):
-            dashboard_address(address, {})
+
+@pytest.mark.parametrize(
+    ("given_address", "environment", "expected"),
+    [
+        (None, {}, "http://127.0.0.1:8265"),
+        ("head:8265", {}, "http://head:8265"),
+        ("https://head/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "https://head"),
+        (None, {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://other:1"),
+        (None, {"RAY_ADDRESS": "http://other:1"}, "http://other:1"),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265"),
+        *((wrong, {}, None) for wrong in ("ray://head:10001", "http://", "http://head:port", "auto:x", "http://[::1")),
+    ],
+)
+def test_which_dashboard(given_address: str | None, environment: dict[str, str], expected: str | None) -> None:
+    with pytest.raises(UserError, match=NO_DASHBOARD) if expected is None else nullcontext():
+        assert dashboard_address(given_address, environment) == expected
 
 
 class TestClusterSentences:
-    def test_nobody_listens(self) -> None:
-        with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:9: no Ray dashboard answers there"):
-            open_client("http://127.0.0.1:9")
-
     @pytest.mark.parametrize(
         ("error", "mode", "sentence"),
         [
@@ -380,7 +356,9 @@ class TestClusterSentences:
         assert str(told.value).startswith("--address A: ") and sentence in str(told.value)
         assert "\n" not in str(told.value)
 
-    def test_no_answer_and_an_error_of_ours(self) -> None:
+    def test_nobody_listens_no_answer_and_an_error_of_ours(self) -> None:
+        with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:9: no Ray dashboard answers there"):
+            open_client("http://127.0.0.1:9")
         with pytest.raises(ClusterError, match=r"no answer within 0.1 s"):
             bounded(lambda: threading.Event().wait(3), 0.1, "--address A")
         with pytest.raises(GolfError, match=r"^as it is$"):
@@ -394,17 +372,9 @@ class TestClusterSentences:
             check_version("2.55.0", "2.60.0", own_interpreter=True)
 
     def test_a_tunnel_is_no_head_of_this_machine(self) -> None:
-        import socket
-
         with socket.create_server(("127.0.0.1", 0)) as listener:
             assert own_head(f"http://127.0.0.1:{listener.getsockname()[1]}") is None
         assert own_head("http://192.0.2.1:8265") is None
-
-
-def golf_submit(arguments: Sequence[str], cwd: Path, env: dict[str, str], timeout: float = 100) -> Any:
-    command = [sys.executable, "-m", "orchestrator", "submit", *arguments]
-    env = env | {"PYTHONPATH": str(REPO)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)
 
 
 @pytest.mark.ray
@@ -425,16 +395,24 @@ def test_a_real_cluster(tmp_path: Path, sample_folder: Path) -> None:
         assert own_head(address) == tmp_path.resolve()
         impossible = {"ranks": 8, "accelerator": "H100"}
         path = write_job(tmp_path, resources=impossible, output="runs")
-        arguments = [str(path), "--address", address]
-        done = golf_submit(arguments, tmp_path, env)
+        command = [sys.executable, "-m", "orchestrator", "submit", str(path), "--address", address]
+
+        def submitted(**changes: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                command, capture_output=True, text=True, cwd=tmp_path, env=env | changes, timeout=100, check=False
+            )
+
+        done = submitted()
         output = done.stdout + done.stderr
         assert done.returncode == 2, output  # the job's own: its input was at fault
         assert done.stdout.count("needs 8 GPUs on one node; the largest node has 0") == 1, output
         assert "Traceback" not in output
-        stranger = golf_submit(arguments, tmp_path, {k: v for k, v in env.items() if "AUTH" not in k})
-        assert stranger.returncode == 2 and "asks for a token" in stranger.stderr, stranger.stderr
-        other = golf_submit(arguments, tmp_path, env | {"RAY_AUTH_TOKEN": "b" * 64})
-        assert other.returncode == 2 and "refuses the token" in other.stderr, other.stderr
+        for changes, sentence in (
+            ({"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}, "asks for a token"),
+            ({"RAY_AUTH_TOKEN": "b" * 64}, "refuses the token"),
+        ):
+            stranger = submitted(**changes)
+            assert stranger.returncode == 2 and sentence in stranger.stderr, stranger.stderr
     finally:
         end_group(head)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -44,11 +44,13 @@ def write_job(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def golf(*arguments: str, timeout: float = 550, **environment: str) -> subprocess.CompletedProcess[str]:
+def golf(
+    *arguments: str, cwd: Path = REPO, timeout: float = 550, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `golf` in a process of its own, apart from any cluster of this machine."""
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(REPO)} | environment
     command = [sys.executable, "-m", "orchestrator", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, cwd=REPO, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, cwd=cwd, check=False)
 
 
 def only_run(folder: Path) -> Path:
