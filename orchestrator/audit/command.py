@@ -157,11 +157,11 @@ def _report_of_run(given: AuditArguments, folder: Path) -> AuditReport:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import numpy as np
     import torch
-    from golf_core.evaluate.self_audit import audit_evaluation
 
     from golf_core import strict_json
     from golf_core.audit.isolation import Surroundings
     from golf_core.data.shards import train_shards, validation_tokens
+    from golf_core.evaluate.auditable import audit_evaluation
     from golf_core.results import DataRecord
     from orchestrator.folder.earlier import job_of_run
     from orchestrator.folder.results import ARTIFACT, DATA, PROGRAM, RESULT, SeedResult
