@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from fault_tools import SLOWER
 from heads import Head
 from test_system_sampler import FIGURES
-from tiny import REPO, golf, only_run, write_job
+from tiny import golf, only_run
 
 from golf_core.audit.report import AuditReport
 from golf_core.strict_json import load
@@ -142,25 +137,3 @@ def test_same_artifacts_on_two_ranks(finished: Path, tmp_path: Path, cluster: He
     assert one and two and (one.world_size, two.world_size) == (1, 2)
     for name in ("neural", "mixture", "published"):
         assert getattr(two, name).bpb == pytest.approx(getattr(one, name).bpb, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_stopping_ends_everything_and_keeps_what_is_there(sample_folder: Path, tmp_path: Path) -> None:
-    job = write_job(tmp_path, overrides={"train.iterations": 100_000, "train.log_every": 1}, seeds=[7])
-    command = [sys.executable, "-m", "orchestrator", "run", str(job), "--address", "local"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPO) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "train 1/" in line:
-                break
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        output = process.stdout.read()
-        assert process.wait(timeout=60) == 1
-    assert "stopped" in output and "Traceback" not in output
-    deadline = time.time() + 20
-    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
-        assert time.time() < deadline, [w for w in workers if w.is_running()]
-        time.sleep(0.2)
-    (seed,) = load(RunResult, only_run(tmp_path) / "result.json").seeds
-    assert (seed.status, seed.error) == ("failed", "stopped by the user")
