@@ -87,7 +87,7 @@ def test_two_jobs_on_a_cluster_with_room_for_one_gang(
     jobs = []
     for folder in folders:
         folder.mkdir()
-        jobs.append(str(write_job(folder, seeds=[42, 1337], resources={"ranks": 2, "cpus_per_rank": 1})))
+        jobs.append(str(write_job(folder, seeds=[42, 1337], resources={"cpus_per_rank": 2})))
     done = subprocess.run(
         [sys.executable, "-c", TWO_JOBS, *jobs], capture_output=True, text=True, timeout=500, cwd=REPO, check=False
     )

@@ -23,6 +23,7 @@ def test_a_gang_is_looked_at_and_ended(tmp_path: Path, cluster: Head) -> None:
     assert not (tmp_path / "runs").exists()  # nothing was run
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_is_refused(tmp_path: Path, cluster: Head) -> None:
     job = write_job(tmp_path, budgets={"eval_seconds": 0.01, "artifact_bytes": 16_000_000})
     done = golf("check", str(job), "--address", cluster.address, **cluster.environment)
