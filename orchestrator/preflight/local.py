@@ -175,10 +175,10 @@ def _without_login(address: str) -> str:
 def check_machine(job: Job) -> list[Finding]:
     """Whether this machine can hold one seed's gang, and its GPUs, where the job wants some."""
     findings = []
-    sentence = misfit(job.resources, [this_machine()])
-    if sentence is not None:
-        remedy = "give --address for a cluster, or lower resources.ranks"
-        findings.append(error(f"each seed {sentence}", f"resources, {platform.node()}", remedy))
+    found = misfit(job.resources, [this_machine()])
+    if found is not None:
+        remedy = f"give --address for a cluster, or {found.remedy}"
+        findings.append(error(f"each seed {found.what}", f"resources, {platform.node()}", remedy))
     else:
         findings.append(ok(f"room for {job.resources.ranks} ranks", f"resources, {platform.node()}"))
     if job.resources.accelerator is not None:
