@@ -138,6 +138,10 @@ def check_mlflow(uri: str | None, output: str, limit_s: float = MLFLOW_S) -> Fin
         place = existing(file)
         if not os.access(place, os.W_OK):
             return warning(f"{place} cannot be written", where, remedy)
+        elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None and elsewhere:
+            what = f"MLFLOW_TRACKING_URI ({masked(elsewhere)}) is not used here: figures go to {file}"
+            return warning(what, where, '--set mlflow.tracking_uri="$MLFLOW_TRACKING_URI" sends them there')
         return ok(f"SQLite, {file} can be written", where)
     assert uri is not None
     if not uri.startswith(("http://", "https://")):
