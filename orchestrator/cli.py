@@ -185,10 +185,9 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow on the results."""
-    from orchestrator.tracking.store import default_uri
-    from orchestrator.tracking.ui import serve
+    from orchestrator.tracking.ui import serve, store_in
 
-    serve(uri or default_uri(run_folder.absolute()), port, host)
+    serve(uri or store_in(run_folder.absolute()), port, host)
 
 
 @app.command()
@@ -323,6 +322,7 @@ def _show(result: object, folder: Path) -> None:
 
     from orchestrator.claim.table import claim_table
     from orchestrator.folder.results import RunResult
+    from orchestrator.tracking.ui import command_of
 
     assert isinstance(result, RunResult)
     console = Console()
@@ -331,6 +331,6 @@ def _show(result: object, folder: Path) -> None:
     console.print(claim_table(result))
     for page in sorted(folder.glob("report.html")):
         _say(f"report: {page}")
-    _say(f"results: {folder}   (golf ui {folder.parent} opens MLflow)")
+    _say(f"results: {folder}   ({command_of(result.job, folder)} opens MLflow)")
     if any(seed.status != "finished" for seed in result.seeds):
         sys.exit(1)

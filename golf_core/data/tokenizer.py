@@ -54,7 +54,8 @@ class ByteTable:
     """What is needed to count the text bytes of tokens, for a vocabulary of V pieces."""
 
     base_bytes: NDArray[np.int16]
-    """[V]: bytes without the leading space: 1 for a byte piece, 0 for control, unknown and unused pieces."""
+    """[V]: bytes without the leading space: 1 for a byte piece, 0 for control, unknown and unused pieces. Every "▁"
+    behind the first character stands for a space too, as it does where the piece is decoded."""
     leading_space: NDArray[np.bool_]
     """[V]: the piece begins with "▁", which stands for a space."""
     boundary: NDArray[np.bool_]
@@ -82,5 +83,5 @@ def byte_table(processor: sentencepiece.SentencePieceProcessor) -> ByteTable:
         else:
             piece = processor.id_to_piece(token)
             leading_space[token] = piece.startswith(SPACE)
-            base_bytes[token] = len(piece.removeprefix(SPACE).encode("utf-8"))
+            base_bytes[token] = len(piece.removeprefix(SPACE).replace(SPACE, " ").encode("utf-8"))
     return ByteTable(base_bytes, leading_space, boundary)

@@ -58,9 +58,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number, but not in YAML 1.1's base 60, in which 12:30 is 750, and a megabyte of it takes hours."""
-        if ":" in str(node.value):
-            problem = f"YAML reads {shown(node.value)} as a number in base 60; put text in quotes"
+        """A number, but not in YAML 1.1's bases of 60, in which 12:30 is 750, and of 8, in which 042 is 34."""
+        text, problem = str(node.value), ""
+        if ":" in text:  # a megabyte of it would take hours
+            problem = f"YAML reads {shown(text)} as a number in base 60; put text in quotes"
+        elif re.match(r"[-+]?0_*[0-9]", text) and node.tag.endswith(":int"):
+            problem = f"YAML reads {shown(text)} as a number in base 8; leave out the zero, or put text in quotes"
+        if problem:
             raise _RefusedError(problem=problem, problem_mark=node.start_mark)
         whole = node.tag == "tag:yaml.org,2002:int"
         number: int | float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)

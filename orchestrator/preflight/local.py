@@ -138,6 +138,10 @@ def check_mlflow(uri: str | None, output: str, limit_s: float = MLFLOW_S) -> Fin
         place = existing(file)
         if not os.access(place, os.W_OK):
             return warning(f"{place} cannot be written", where, remedy)
+        elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+        if uri is None and elsewhere:
+            what = f"MLFLOW_TRACKING_URI ({masked(elsewhere)}) is not used here: figures go to {file}"
+            return warning(what, where, '--set mlflow.tracking_uri="$MLFLOW_TRACKING_URI" sends them there')
         return ok(f"SQLite, {file} can be written", where)
     assert uri is not None
     if not uri.startswith(("http://", "https://")):
@@ -175,10 +179,10 @@ def _without_login(address: str) -> str:
 def check_machine(job: Job) -> list[Finding]:
     """Whether this machine can hold one seed's gang, and its GPUs, where the job wants some."""
     findings = []
-    sentence = misfit(job.resources, [this_machine()])
-    if sentence is not None:
-        remedy = "give --address for a cluster, or lower resources.ranks"
-        findings.append(error(f"each seed {sentence}", f"resources, {platform.node()}", remedy))
+    found = misfit(job.resources, [this_machine()])
+    if found is not None:
+        remedy = f"give --address for a cluster, or {found.remedy}"
+        findings.append(error(f"each seed {found.what}", f"resources, {platform.node()}", remedy))
     else:
         findings.append(ok(f"room for {job.resources.ranks} ranks", f"resources, {platform.node()}"))
     if job.resources.accelerator is not None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import re
@@ -232,9 +233,15 @@ class Node:
         """GPUs of any kind."""
         return self.resources.get("GPU", 0.0)
 
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of its GPUs, as Ray names them; none where it was not asked."""
+        names = (name for name in self.resources if name.startswith(ACCELERATOR_PREFIX))
+        return sorted(name.removeprefix(ACCELERATOR_PREFIX) for name in names)
+
     def has(self, accelerator: str) -> bool:
         """Whether its GPUs are of this kind."""
-        return f"{ACCELERATOR_PREFIX}{accelerator}" in self.resources
+        return accelerator in self.kinds
 
 
 def this_machine() -> Node:
@@ -243,46 +250,60 @@ def this_machine() -> Node:
     return Node("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)})
 
 
-def misfit(resources: Resources, nodes: Sequence[Node]) -> str | None:
-    """Why no node can ever hold one seed's gang, as a sentence; None where one can.
+@dataclass(frozen=True)
+class Misfit:
+    """Why no node can ever hold one seed's gang, as a sentence about each seed, and the field that would help."""
+
+    what: str
+    remedy: str
+
+
+def misfit(resources: Resources, nodes: Sequence[Node]) -> Misfit | None:
+    """What keeps every node from holding one seed's gang; None where one can.
 
     Where a gang is shared out between two nodes, two must hold a half each.
     """
     ranks = resources.ranks // resources.nodes
     place = "on one node" if resources.nodes == 1 else f"on each of {resources.nodes} nodes"
+    smaller = "use a larger node, or lower resources.ranks (fewer ranks take fewer steps in the same time)"
     if resources.accelerator is not None:
         most = int(max((node.gpus for node in nodes), default=0))
         if most < ranks:
-            return f"needs {_count(ranks, 'GPU')} {place}; the largest node has {most}"
+            shared = resources.model_copy(update={"nodes": 2})
+            in_halves = resources.nodes == 1 and not resources.ranks % 2 and misfit(shared, nodes) is None
+            remedy = f"set resources.nodes to 2, or {smaller}" if in_halves else smaller
+            return Misfit(f"needs {_count(ranks, 'GPU')} {place}; the largest node has {most}", remedy)
         # A machine that was only looked at does not tell the kind of its GPUs; Ray does.
-        told = [node for node in nodes if any(name.startswith(ACCELERATOR_PREFIX) for name in node.resources)]
+        told = [node for node in nodes if node.kinds]
         if told and not any(node.has(resources.accelerator) and node.gpus >= ranks for node in told):
-            kinds = sorted(
-                name.removeprefix(ACCELERATOR_PREFIX)
-                for node in told
-                for name in node.resources
-                if name.startswith(ACCELERATOR_PREFIX)
-            )
-            return f"needs {ranks} GPUs of type {resources.accelerator} {place}; the cluster has {', '.join(kinds)}"
+            kinds = sorted({kind for node in told for kind in node.kinds})
+            what = f"needs {ranks} GPUs of type {resources.accelerator} {place}; the cluster has {', '.join(kinds)}"
+            fitting = [node for node in told if node.gpus >= ranks]
+            other = next((kind for node in fitting for kind in node.kinds if kind != resources.accelerator), None)
+            if other is None:
+                return Misfit(what, smaller)
+            return Misfit(what, f"set resources.accelerator to {other}, or use a cluster that has what is asked for")
     cpus = ranks * resources.cpus_per_rank
     fitting = [node for node in nodes if resources.accelerator is None or node.gpus >= ranks]
     most_cpus = max((node.cpus for node in fitting), default=0.0)
     if most_cpus < cpus:
-        return f"needs {cpus:g} CPUs {place}; the largest node has {most_cpus:g}"
+        what = f"needs {cpus:g} CPUs {place}; the largest node has {most_cpus:g}"
+        room = math.floor(100 * most_cpus / ranks) / 100
+        if room <= 0:
+            return Misfit(what, smaller)
+        return Misfit(what, f"lower resources.cpus_per_rank to {room:g}, or {smaller}")
     enough = sum(node.cpus >= cpus for node in fitting)
     if enough < resources.nodes:
-        return f"needs {resources.nodes} nodes with {_count(ranks, 'rank')} each; the cluster has {enough} such"
+        what = f"needs {resources.nodes} nodes with {_count(ranks, 'rank')} each; the cluster has {enough} such"
+        return Misfit(what, "add a node, or lower resources.nodes or resources.ranks")
     return None
 
 
 def refuse_misfit(resources: Resources, nodes: Sequence[Node]) -> None:
     """Raise `ClusterError` with the sentence of `misfit`, and the remedy, if there is one."""
-    sentence = misfit(resources, nodes)
-    if sentence is not None:
-        raise ClusterError(
-            f"resources: each seed {sentence}; use a larger node, or lower resources.ranks (fewer ranks take "
-            "fewer steps in the same time)"
-        )
+    found = misfit(resources, nodes)
+    if found is not None:
+        raise ClusterError(f"resources: each seed {found.what}; {found.remedy}")
 
 
 def _count(number: int, what: str) -> str:
@@ -329,8 +350,6 @@ def need_of(job: Job) -> Need:
 
 def parameters(job: Job) -> int:
     """Weights of the job's model."""
-    import math
-
     from golf_core.model.gpt import expected_shapes
 
     return sum(math.prod(shape) for shape in expected_shapes(job.config.model).values())

@@ -17,6 +17,7 @@ from orchestrator.preflight.machine import ClusterError, Node
 PROBE_S = 5.0
 TURN_S = 1.0
 NAMESPACE = "golf"
+NO_ANSWER = "give another address, or --address local, which starts a cluster here"
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
     machine, and starts a local one where there is none. Starting takes seconds: `before_local` is called first
     and may refuse by raising.
     """
+    source = _source(address)
     address = where(address)
     local = address == "local"
     if local:
@@ -37,7 +39,7 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     else:
-        _refuse_silence(str(address))
+        _refuse_silence(address, source)
 
     import ray
 
@@ -53,7 +55,7 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+            raise ClusterError(f"{source}: no Ray cluster answers there ({error}); {NO_ANSWER}") from None
     try:
         yield local
     finally:
@@ -76,14 +78,28 @@ def _running_cluster() -> str | None:
         return None
 
 
-def _refuse_silence(address: str) -> None:
+def _source(address: str | None) -> str:
+    """Who named the cluster, with what: the one to blame where it does not answer."""
+    if address:
+        return f"--address {address}"
+    if found := os.environ.get("RAY_ADDRESS"):
+        return f"RAY_ADDRESS={found} in the environment"
+    return "the cluster that `ray start` left on this machine"
+
+
+def _refuse_silence(address: str, source: str) -> None:
     """Raise at once where nobody listens; Ray would wait for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{source}: the address of a dashboard, which takes submissions (golf submit); a run needs the head's own, "
+            f"such as 10.0.0.1:6379; {NO_ANSWER}"
+        )
     if "//" in address or ":" not in address:
         return
     try:
         _listens(address)
     except (OSError, ValueError) as error:
-        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        raise ClusterError(f"{source}: no Ray cluster answers there ({error}); {NO_ANSWER}") from None
 
 
 def _listens(address: str) -> bool:

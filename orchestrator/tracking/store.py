@@ -162,6 +162,11 @@ class Store:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             return None
+        if found.lifecycle_stage == "deleted":
+            raise LookupError(
+                f"the experiment '{self._experiment}' is in its trash; set another mlflow.experiment, or: "
+                f"mlflow experiments restore -x {found.experiment_id}"
+            )
         if VIEW_TAG not in found.tags:
             with suppress(Exception):  # a convenience, which some servers may not allow
                 self._client.set_experiment_tag(found.experiment_id, VIEW_TAG, view_state(time.time()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -17,9 +18,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from golf_core.errors import RunError, UserError
+from golf_core.errors import GolfError, RunError, UserError
+from orchestrator.folder.earlier import job_of_run
+from orchestrator.folder.results import JOB
+from orchestrator.job.load import Job
 from orchestrator.signals import interruptible
-from orchestrator.tracking.store import TRAINING_VIEW, VIEW_QUERY, sqlite_path
+from orchestrator.tracking.store import TRAINING_VIEW, VIEW_QUERY, default_uri, masked, sqlite_path
 
 DEFAULT_PORT = 5000
 START_TIMEOUT_S = 120.0
@@ -56,6 +60,26 @@ def serve(uri: str, port: int | None, host: str = "127.0.0.1") -> None:
         _say(f"MLflow: {address}{_runs_page(file)}   (Ctrl-C ends it)")
         server.wait()
         raise RunError(f"MLflow ended by itself: {_last_line(log)}")
+
+
+def store_in(output: Path) -> str:
+    """Address of the MLflow store of the runs in the folder `output`: where they say so, that of the newest."""
+    own = default_uri(output)
+    file = sqlite_path(own)
+    if file is not None and file.is_file():
+        return own
+    for job in sorted(output.glob(f"*/{JOB}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(GolfError):
+            return job_of_run(job.parent, {}).mlflow.tracking_uri or own
+    return own
+
+
+def command_of(job: Job, folder: Path) -> str:
+    """The command that opens MLflow on the run of `job` in `folder`; no password of an address is in it."""
+    uri = job.mlflow.tracking_uri
+    if uri is None or uri == default_uri(folder.parent):
+        return f"golf ui {shlex.quote(str(folder.parent))}"
+    return f"golf ui --uri {shlex.quote(masked(uri))}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,39 @@ def test_every_kind_of_piece() -> None:
     table = byte_table(MadeUpProcessor())
     assert table.boundary.tolist() == [True, True, True, False, False, False, False, False]
     assert table.leading_space.tolist() == [False, False, False, True, False, False, True, True]
-    # Of two leading "▁" one is the space; the other is text of three bytes.
-    assert table.base_bytes.tolist() == [0, 0, 0, 2, 3, 1, 0, 3]
+    assert table.base_bytes.tolist() == [0, 0, 0, 2, 3, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"user_defined_symbols": ["▁and▁the", "▁of▁"]},
+        {"user_defined_symbols": ["▁▁", "▁▁▁▁"]},
+        {"split_by_whitespace": False, "vocab_size": 420},
+        {"treat_whitespace_as_suffix": True},
+        {"treat_whitespace_as_suffix": True, "model_type": "unigram", "vocab_size": 320},
+    ],
+    ids=str,
+)
+def test_spaces_anywhere_in_a_piece_count_one_byte(settings: dict[str, Any]) -> None:
+    """Tokenizers of other makes: the middle of a text counts what it decodes to, to the byte."""
+    rng = np.random.default_rng(3)
+    words = [*WORDS, "and the", "and the cat of a", "two   spaces", "  four    "]
+    model = io.BytesIO()
+    given = {"vocab_size": 400, "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    given |= {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "hard_vocab_limit": False, "minloglevel": 2}
+    lines = (" ".join(rng.choice(words, 30)) for _ in range(60))
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **(given | settings))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    table = byte_table(processor)
+    inner = 0
+    for _ in range(20):
+        # A letter at either end: what a space there decodes to is the document's affair, not the piece's.
+        tokens = np.array(processor.encode(f"x{' '.join(rng.choice(words, 40))}x"))
+        inner += sum("▁" in processor.id_to_piece(int(token))[1:] for token in tokens)
+        decoded = [len(processor.decode(tokens[:end].tolist()).encode()) for end in (3, len(tokens) - 3)]
+        assert int(table.token_bytes(tokens[2:-4], tokens[3:-3]).sum()) == decoded[1] - decoded[0]
+    assert inner
 
 
 @given(texts=st.lists(st.text(alphabet=st.characters(exclude_characters=" ▁", codec="utf-8"), max_size=20)))

@@ -13,46 +13,58 @@ from pathlib import Path
 
 import pytest
 from heads import end_group, free_ports, fresh_home, ray_head, wait_for_dashboard  # noqa: F401 - test_submit's too
-from tiny import REPO, golf, only_run, write_job
+from tiny import REPO, only_run, write_job
 
 from golf_core.strict_json import load
 from orchestrator.folder.results import RunResult
 from orchestrator.job.load import Resources
-from orchestrator.preflight.machine import Node, misfit
+from orchestrator.preflight.machine import ClusterError, Node, misfit, refuse_misfit
+from orchestrator.run.cluster import connected
+
+H100 = Node("a", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+A100 = Node("b", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:A100": 1.0})
+PLAIN = Node("c", {"CPU": 2.0})
+HALF = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
+FEW_CPUS = Node("e", {"CPU": 4.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+FOUR, EIGHT = Resources(ranks=4), Resources(ranks=8, accelerator="H100")
+SHARED = Resources(ranks=8, nodes=2, accelerator="H100")
 
 
-class TestMisfit:
-    H100 = Node("a", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
-    A100 = Node("b", {"CPU": 128.0, "GPU": 8.0, "accelerator_type:A100": 1.0})
-    PLAIN = Node("c", {"CPU": 2.0})
-    EIGHT = Resources(ranks=8, accelerator="H100")
+def test_what_fits() -> None:
+    assert misfit(EIGHT, [PLAIN, H100]) is None and misfit(Resources(ranks=2), [PLAIN]) is None
+    assert misfit(SHARED, [HALF, HALF]) is None and misfit(SHARED, [H100, HALF]) is None
 
-    def test_fits(self) -> None:
-        assert misfit(self.EIGHT, [self.PLAIN, self.H100]) is None
-        assert misfit(Resources(ranks=2), [self.PLAIN]) is None
 
-    def test_no_gpus(self) -> None:
-        assert misfit(self.EIGHT, [self.PLAIN]) == "needs 8 GPUs on one node; the largest node has 0"
-
-    def test_gpus_spread_over_nodes_do_not_count(self) -> None:
-        half = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
-        assert misfit(self.EIGHT, [half, half]) == "needs 8 GPUs on one node; the largest node has 4"
-
-    def test_two_nodes_hold_a_half_each(self) -> None:
-        half = Node("d", {"CPU": 64.0, "GPU": 4.0, "accelerator_type:H100": 1.0})
-        shared = Resources(ranks=8, nodes=2, accelerator="H100")
-        assert misfit(shared, [half, half]) is None and misfit(shared, [self.H100, half]) is None
-        assert misfit(shared, [half]) == "needs 2 nodes with 4 ranks each; the cluster has 1 such"
-        assert misfit(shared, [self.PLAIN]) == "needs 4 GPUs on each of 2 nodes; the largest node has 0"
-
-    def test_other_kind(self) -> None:
-        sentence = misfit(self.EIGHT, [self.A100])
-        assert sentence == "needs 8 GPUs of type H100 on one node; the cluster has A100"
-
-    def test_too_few_cpus(self) -> None:
-        assert misfit(Resources(ranks=4), [self.PLAIN]) == "needs 4 CPUs on one node; the largest node has 2"
-        few = Node("e", {"CPU": 4.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
-        assert misfit(self.EIGHT, [few]) == "needs 8 CPUs on one node; the largest node has 4"
+@pytest.mark.parametrize(
+    ("resources", "nodes", "what", "remedy"),
+    [
+        (EIGHT, [PLAIN], "needs 8 GPUs on one node; the largest node has 0", "use a larger node"),
+        (EIGHT, [HALF], "needs 8 GPUs on one node; the largest node has 4", "use a larger node"),
+        # GPUs spread over nodes do not count, unless the job lets them.
+        (EIGHT, [HALF, HALF], "needs 8 GPUs on one node; the largest node has 4", "set resources.nodes to 2"),
+        (SHARED, [HALF], "needs 2 nodes with 4 ranks each; the cluster has 1 such", "add a node"),
+        (SHARED, [PLAIN], "needs 4 GPUs on each of 2 nodes; the largest node has 0", "use a larger node"),
+        (EIGHT, [A100], "needs 8 GPUs of type H100 on one node; the cluster has A100", "set resources.accelerator"),
+        # The right kind is there, and too few of it beside enough of another.
+        (EIGHT, [A100, HALF], "needs 8 GPUs of type H100 on one node; the cluster has A100, H100", "set resources.acc"),
+        (FOUR, [PLAIN], "needs 4 CPUs on one node; the largest node has 2", "lower resources.cpus_per_rank to 0.5"),
+        (EIGHT, [FEW_CPUS], "needs 8 CPUs on one node; the largest node has 4", "lower resources.cpus_per_rank to 0.5"),
+        (
+            Resources(ranks=8, accelerator="H100", cpus_per_rank=4),
+            [Node("n", {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0})],
+            "needs 32 CPUs on one node; the largest node has 16",
+            "lower resources.cpus_per_rank to 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_has_a_remedy_that_helps(
+    resources: Resources, nodes: list[Node], what: str, remedy: str
+) -> None:
+    found = misfit(resources, nodes)
+    assert found is not None and found.what == what and found.remedy.startswith(remedy)
+    with pytest.raises(ClusterError) as refused:
+        refuse_misfit(resources, nodes)
+    assert str(refused.value) == f"resources: each seed {what}; {found.remedy}"
 
 
 SIMULATE = """
@@ -165,8 +177,24 @@ class TestJobSubmission:
         assert result.provenance["git_commit"] == "f" * 40
 
 
-@pytest.mark.ray
-def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
-    done = golf("run", str(write_job(tmp_path)), "--address", "127.0.0.1:1")
-    assert done.returncode == 2
-    assert "127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("given", "environment", "named", "why"),
+    [
+        ("127.0.0.1:1", None, "--address 127.0.0.1:1: ", "no Ray cluster answers there"),
+        (None, "127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1 in the environment: ", "no Ray cluster answers there"),
+        ("127.0.0.1:1", "10.0.0.1:2", "--address 127.0.0.1:1: ", "no Ray cluster answers there"),
+        (None, "http://127.0.0.1:8265", "RAY_ADDRESS=http://127.0.0.1:8265 in the environment: ", "golf submit"),
+        ("https://ray.example", None, "--address https://ray.example: ", "golf submit"),
+    ],
+)
+def test_an_address_that_is_no_clusters(
+    given: str | None, environment: str | None, named: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever named it is told, and what helps."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    with pytest.raises(ClusterError) as refused, connected(given, before_local=pytest.fail):
+        pytest.fail("connected")
+    assert str(refused.value).startswith(named) and why in str(refused.value)
+    assert "--address local" in str(refused.value)

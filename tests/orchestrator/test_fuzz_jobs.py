@@ -128,6 +128,10 @@ BOMBS = {
     "a zero in a path": (LEAST + 'output: "a\\0b"\n', "output: got 'a\\x00b', with a character that no file"),
     "half a pair": (LEAST + 'output: "a\\ud800b"\n', "output: got 'a\\ud800b', with a character that no file"),
     "not a number": (LEAST + "cost: {per_node_hour: .nan}\n", "cost.per_node_hour: got nan; give a finite number"),
+    "a zero in front": (
+        LEAST + "budgets: {artifact_bytes: 016_000_000}\n",
+        "reads '016_000_000' as a number in base 8",
+    ),
     "time of day": (LEAST + "limits: {start_seconds: 12:30}\n", "YAML reads '12:30' as a number in base 60"),
     "twice": (LEAST + "name: other\n", "the field 'name' is given twice"),
     "merge of a word": (LEAST + "<<: word\n", "not YAML"),

@@ -187,7 +187,12 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sqlite_needs_a_place_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert check_mlflow(None, str(tmp_path / "runs")).level == "ok"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@there.example")
+    finding = check_mlflow(None, str(tmp_path / "runs"))
+    assert finding.level == "warning" and "MLFLOW_TRACKING_URI" in finding.what and "secret" not in finding.what
+    assert str(tmp_path / "runs" / "mlflow.db") in finding.what and "mlflow.tracking_uri" in finding.remedy
     assert check_mlflow(f"sqlite:///{tmp_path}/a/b.db", "runs").level == "ok"
     monkeypatch.setattr("os.access", lambda *_: False)
     assert check_mlflow(f"sqlite:///{tmp_path}/a/b.db", "runs").level == "warning"

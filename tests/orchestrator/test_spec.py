@@ -254,6 +254,7 @@ def test_one_mistake_one_sentence(file: Path, line: str, expected: str, valid: b
     [
         ("seeds=[3, 4, 3]", "--set: seeds: seed 3 given more than once"),
         ("seeds=!!set {1, 2}", "--set: seeds: YAML reads this as a set"),
+        ("seeds=[-042]", "--set seeds=[-042]: line 1: YAML reads '-042' as a number in base 8; leave out the zero"),
         ("name=2026-03-25", "--set: name: YAML reads this as a date; put text in quotes"),
         ("data.pth=x", "--set: data.pth: no such field; did you mean 'path'?"),
         ("overrides.train.iteration=1", "--set: overrides.train.iteration: no such field"),

@@ -245,6 +245,25 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         sync(tmp_path / "run", None, PLAIN, lambda _: None)
 
 
+def test_an_experiment_in_the_trash_is_named(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for name in ("first", "second"):
+        whole_run(tmp_path / name, (42,))
+    sync(tmp_path / "first", None, PLAIN, lambda _: None)
+    client = MlflowClient(default_uri(tmp_path))
+    trashed = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    client.delete_experiment(trashed)
+    with pytest.raises(RunError) as refused:
+        sync(tmp_path / "second", None, PLAIN, lambda _: None)
+    said = str(refused.value)
+    assert f"'{EXPERIMENT}' is in its trash" in said and "set another mlflow.experiment" in said
+    assert f"mlflow experiments restore -x {trashed}" in said
+    client.restore_experiment(trashed)
+    sync(tmp_path / "second", None, PLAIN, lambda _: None)
+    assert {run.info.run_name for run in client.search_runs([trashed])} >= {"first", "second"}
+
+
 # --- while a run goes on ----------------------------------------------------------------------------
 
 

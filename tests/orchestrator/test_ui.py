@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import signal
 import socket
@@ -17,10 +18,13 @@ from run_builders import add_events, begin_run, begin_seed, chunks, finish_run, 
 
 from golf_core.errors import UserError
 from golf_core.events import Note
+from golf_core.files import write_text
+from orchestrator.folder.earlier import job_of_run
 from orchestrator.folder.redaction import Redactor
+from orchestrator.folder.results import JOB
 from orchestrator.tracking.store import TRAINING_VIEW, default_uri
 from orchestrator.tracking.sync import sync
-from orchestrator.tracking.ui import NoResultsError, serve
+from orchestrator.tracking.ui import NoResultsError, command_of, serve, store_in
 
 ARGUMENTS = [
     *("--headless=new", "--no-sandbox", "--no-first-run"),
@@ -194,4 +198,18 @@ def test_addresses(tmp_path: Path, empty_store: str, capsys: pytest.CaptureFixtu
         with pytest.raises(UserError, match=f"--port {port}: cannot listen"):
             serve(empty_store, port)
     serve("https://mlflow.example.org", None)
+    assert store_in(tmp_path) == default_uri(tmp_path)
     assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
+
+
+def test_the_command_that_is_printed_opens_the_runs_store(tmp_path: Path) -> None:
+    """Where the runs of a folder went to a server, `golf ui` on the folder goes there as well."""
+    run = tmp_path / "two words" / "run"
+    begin_run(run).close()
+    job = job_of_run(run, {})
+    assert command_of(job, run) == f"golf ui '{run.parent}'" and store_in(run.parent) == default_uri(run.parent)
+    for uri in ("http://there.example:5000", f"sqlite:///{tmp_path}/other.db"):
+        named = job_of_run(run, {"mlflow.tracking_uri": uri})
+        assert command_of(named, run) == f"golf ui --uri {uri}"
+        write_text(run / JOB, json.dumps(named.to_dict()))
+        assert store_in(run.parent) == uri
