@@ -32,6 +32,7 @@ def connected(address: str | None, before_local: Callable[[], None]) -> Iterator
     address = where(address)
     local = address == "local"
     if local:
+        _refuse_folder()
         before_local()
         # Ray's servers listen on every interface: only this run's processes know its token. Ray would otherwise
         # leave one in the home folder, which changes how clusters started later behave.
@@ -76,6 +77,16 @@ def _running_cluster() -> str | None:
         return address if _listens(address) else None
     except (OSError, ValueError):
         return None
+
+
+def _refuse_folder() -> None:
+    """Raise where a local Ray, which puts its files in one of these folders, would fail in the middle of things."""
+    variable = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    place = os.environ.get(variable, "")
+    if not place.isascii():
+        raise ClusterError(
+            f"{variable}: Ray takes no folder outside ASCII ({place}); set RAY_TMPDIR to one, such as /tmp"
+        )
 
 
 def _source(address: str | None) -> str:

@@ -177,6 +177,20 @@ class TestJobSubmission:
         assert result.provenance["git_commit"] == "f" * 40
 
 
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_that_ray_cannot_name_is_refused(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is started; the variable that names it is blamed."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    place = tmp_path / "ré 文"
+    place.mkdir()
+    monkeypatch.setenv(variable, str(place))
+    with pytest.raises(ClusterError) as refused, connected("local", before_local=pytest.fail):
+        pytest.fail("connected")
+    assert str(refused.value).startswith(f"{variable}: ") and "RAY_TMPDIR to one" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("given", "environment", "named", "why"),
     [
