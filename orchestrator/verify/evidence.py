@@ -91,7 +91,7 @@ def finest(run: Run, stage: Stage) -> Stage:
 
 def is_like(label: str, hint: str) -> bool:
     """Whether the label is that of a stage that a hint (`submission.STAGES`) means."""
-    words, without = STAGES[hint]
+    _, words, without = STAGES[hint]
     low = label.lower()
     return any(word in low for word in words) and not any(word in low for word in without)
 

@@ -165,7 +165,7 @@ class _Reader:
             return
         read = read_line(text)
         if self._builder.starts_another(read):
-            header = self._builder.header_of_next
+            header = list(self._builder.header_of_next)
             self._end_run()
             self._builder = RunBuilder(self._name, len(self._runs) + 1)
             for earlier, words in header:
@@ -174,7 +174,7 @@ class _Reader:
 
     def _end_run(self) -> None:
         if self._kept_back or self._skipped:
-            self._builder.cut()
+            self._builder.losses_cut = True
         last = [pair for pair in self._last if any(word in pair[1].lower() for word in CORE_WORDS)]
         for number, line in sorted([*self._kept_back.values(), *last]):
             self._builder.take(number, self._decoded(line.rstrip()))

@@ -175,26 +175,20 @@ class Claim:
     """Hypothesis of a test, where the field says which."""
 
 
-STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "before": (("pre_quant", "pre-quant", "post_ema", "post-ema", "train"), ("quantized", "int6", "int8")),
-    "sliding": (("sliding",), ("ttt",)),
-    "ttt": (("ttt",), ()),
-    "roundtrip": (("roundtrip", "round_trip", "quantized"), ("sliding", "ttt", "pre")),
-    "neural": (("neural",), ()),
-    "mixture": (("mixture",), ()),
-    "published": (("published",), ()),
+STAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "before": (
+        r"before_quant|pre_?quant|post_ema|unquantized",
+        ("pre_quant", "pre-quant", "post_ema", "post-ema", "train"),
+        ("quantized", "int6", "int8"),
+    ),
+    "sliding": (r"sliding", ("sliding",), ("ttt",)),
+    "ttt": (r"(?<!pre_)(?<!no_)(?<!without_)ttt", ("ttt",), ()),
+    "roundtrip": (r"round_?trip|int6|quantized", ("roundtrip", "round_trip", "quantized"), ("sliding", "ttt", "pre")),
+    "neural": (r"neural", ("neural",), ()),
+    "mixture": (r"mixture", ("mixture",), ()),
+    "published": (r"published", ("published",), ()),
 }
-"""Hints, and the words that a stage's label must and must not have for them."""
-
-_HINTS = (
-    ("before", re.compile(r"before_quant|pre_?quant|post_ema|unquantized")),
-    ("sliding", re.compile(r"sliding")),
-    ("ttt", re.compile(r"(?<!pre_)(?<!no_)(?<!without_)ttt")),
-    ("roundtrip", re.compile(r"round_?trip|int6|quantized")),
-    ("neural", re.compile(r"neural")),
-    ("mixture", re.compile(r"mixture")),
-    ("published", re.compile(r"published")),
-)
+"""Hints: the pattern of the fields that give them; words that a stage's label must, and must not, have for them."""
 _TIME = re.compile(r"(.{1,60}?)_(ms|s|sec|secs|seconds|min|minutes)")
 _AGGREGATES: tuple[tuple[Aggregate, re.Pattern[str]], ...] = (
     ("mean", re.compile(r"(?:mean|avg|average)_(.+)|(.+)_(?:mean|avg|average)")),
@@ -277,7 +271,9 @@ def _claim(leaf: Leaf, leaves: Sequence[Leaf], known: Collection[int]) -> Claim 
             against = "margin"
         return Claim(leaf.where, unit, plain, seed, against, "", leaf.place) if unit else None
     aggregate, base = _aggregate(key)
-    stage = next((name for name, pattern in _HINTS if any(pattern.search(part) for part in (base, *above))), "")
+    stage = next(
+        (hint for hint, (field, *_) in STAGES.items() if any(re.search(field, part) for part in (base, *above))), ""
+    )
     figure, unit = _figure(base)
     if any(_OF_OTHERS.search(part) for part in above):
         aggregate, figure = "baseline", figure if figure in ("val_bpb", "val_loss") else ""

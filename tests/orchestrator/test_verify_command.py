@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def test_the_table_fits_the_terminal(tmp_path: Path, width: int) -> None:
     report = verify([write_folder(tmp_path / "f", val_bpb=1.0)]).folders[0]
     console = Console(width=width, file=StringIO())
-    console.print(report_table(report))
+    console.print(report_table(report, width))
     assert isinstance(console.file, StringIO)
     shown = console.file.getvalue()
     assert all(len(line) <= width for line in shown.splitlines())

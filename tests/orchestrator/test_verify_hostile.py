@@ -27,7 +27,7 @@ def printed(report: FolderReport) -> str:
     from rich.console import Console
 
     console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(report_table(report))
+    console.print(report_table(report, 160))
     return console.export_text()
 
 
