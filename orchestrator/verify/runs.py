@@ -121,13 +121,13 @@ def _pairs(text: str, begin: int) -> Iterator[Pair]:
     previous = begin
     for found in islice(_PAIR.finditer(text, begin), MOST_PAIRS):
         key = found["key"].lower()
-        named = BY_KEY.get(key)
+        named, start = BY_KEY.get(key), found.start("key")
         if named is None and found["sep"] is None:
             continue  # "rank 0", "all 8": words and numbers of ordinary speech
         if named is None:
             phrase = " ".join(text[max(previous, found.end("key") - PHRASE) : found.end("key")].lower().split())
             named = next((figure for pattern, figure in _BY_PHRASE if pattern.search(phrase)), None)
-        start = previous if named is not None and key not in named.keys else found.start("key")
+            start = previous if named is not None else start
         yield Pair(named, key, found["number"], found["unit"] or "", start)
         previous = found.end()
 

@@ -60,24 +60,24 @@ class Leaf:
 class Submission:
     """The file, or why there is none to speak of."""
 
-    present: bool
-    fault: str
+    present: bool = True
+    fault: str = ""
     """Why it could not be read, in one sentence; nothing when it could."""
-    notes: tuple[str, ...]
-    leaves: tuple[Leaf, ...]
+    notes: tuple[str, ...] = ()
+    leaves: tuple[Leaf, ...] = ()
 
 
 def read_submission(path: Path | None) -> Submission:
     """Read the file at `path`; faults are told, not raised."""
     if path is None:
-        return Submission(False, "", (), ())
+        return Submission(present=False)
     try:
         with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        return _faulty(f"it cannot be read ({error.strerror})")
+        return Submission(fault=f"it cannot be read ({error.strerror})")
     if len(content) > MOST_BYTES:
-        return _faulty(f"it is larger than {MOST_BYTES:,} bytes")
+        return Submission(fault=f"it is larger than {MOST_BYTES:,} bytes")
     notes: list[str] = []
     try:
         text = content.decode("utf-8-sig")
@@ -85,7 +85,7 @@ def read_submission(path: Path | None) -> Submission:
         text = content.decode("utf-8", "replace")
         notes.append("not all of it is UTF-8; what is not was replaced")
     if not text.strip():
-        return _faulty("it is empty")
+        return Submission(fault="it is empty")
 
     def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -99,22 +99,18 @@ def read_submission(path: Path | None) -> Submission:
             text, parse_float=Digits, parse_int=Digits, parse_constant=Digits, object_pairs_hook=_members
         )
     except json.JSONDecodeError as error:
-        return _faulty(f"it is not JSON ({error.msg}, line {error.lineno})")
+        return Submission(fault=f"it is not JSON ({error.msg}, line {error.lineno})")
     except RecursionError:
-        return _faulty("it is nested too deeply")
+        return Submission(fault="it is nested too deeply")
     if not isinstance(value, dict):
-        return _faulty(f"it holds {_kind(value)} where an object with named figures belongs")
+        return Submission(fault=f"it holds {_kind(value)} where an object with named figures belongs")
     leaves = tuple(_numbered(_leaves(value), text, notes))
-    return Submission(True, "", tuple(notes[:20]), leaves)
+    return Submission(notes=tuple(notes[:20]), leaves=leaves)
 
 
 def names_on(path: Sequence[str]) -> list[str]:
     """The keys of a path without list positions."""
     return [part for part in path if not part.startswith("[")]
-
-
-def _faulty(fault: str) -> Submission:
-    return Submission(True, fault, (), ())
 
 
 def _kind(value: Any) -> str:

@@ -168,7 +168,7 @@ def _findings(case: _Case, baseline: Baseline | None) -> Iterator[Finding]:
         yield check_other(leaf, evidence)
     yield from _name(evidence)
     yield from check_tables(evidence)
-    yield from check_budgets(evidence, case.claims, submission)
+    yield from check_budgets(evidence, case.claims)
     for claim in case.claims:
         if claim.aggregate in COMPARED:
             yield check_comparison(claim, evidence.final, baseline)
