@@ -199,7 +199,7 @@ def _name(evidence: Evidence) -> Iterator[Finding]:
 
 def _spread(evidence: Evidence) -> Iterator[Finding]:
     final = evidence.final
-    if final is None or final.bpb is None or final.bpb.sd is None:
+    if final is None:
         return
     for name, summary in (("bits per byte", final.bpb), ("nats a token", final.nats)):
         if summary is not None and summary.sd is not None and summary.ci95 is not None:
