@@ -276,7 +276,10 @@ _COLUMNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"(?:eval|ttt).*(?:\bs\b|time|sec)", "", ("eval_seconds",)),
     (r"param", "", ("parameters",)),
 )
-"""Headers, the unit that they imply, and the figures that a cell below them may be; the first that fits counts."""
+"""Headers, the unit that they imply, and the figures that a cell below them may be; the first that fits counts.
+
+A column without a figure is not checked; one whose title is not here may hold a score.
+"""
 
 
 def check_tables(evidence: Evidence) -> Iterator[Finding]:
@@ -317,7 +320,8 @@ def _cell(title: str, cell: str, row: str, place: Place, evidence: Evidence) -> 
     found = _CELL.fullmatch(cell)
     if found is None:
         return None
-    unit, names = _column(title)
+    fits = ((unit, names) for pattern, unit, names in _COLUMNS if re.search(pattern, title, re.IGNORECASE))
+    unit, names = next(fits, ("", None))
     if names == ():
         return None
     wanted = names or SCORES
@@ -346,14 +350,6 @@ def _cell(title: str, cell: str, row: str, place: Place, evidence: Evidence) -> 
                     break
             return finding("readme", subject, "differs", detail, evident, cell, value_text(options[0], name))
     return None  # a column whose name says nothing, and no score that fits
-
-
-def _column(title: str) -> tuple[str, tuple[str, ...] | None]:
-    """The unit and the figures of a column; None where its title tells nothing, () where it is not to be checked."""
-    for pattern, unit, names in _COLUMNS:
-        if re.search(pattern, title, re.IGNORECASE):
-            return unit, names
-    return "", None
 
 
 def _options(name: str, run: Run | None, evidence: Evidence) -> Iterator[tuple[Quantity, str, tuple[Place, ...]]]:

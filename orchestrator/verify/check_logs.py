@@ -141,7 +141,7 @@ def _seed_places(runs: Iterable[Run]) -> tuple[Place, ...]:
 # --- budgets ------------------------------------------------------------------------------------------
 
 
-def check_budgets(evidence: Evidence, claims: list[Claim], submission: Submission) -> Iterator[Finding]:
+def check_budgets(evidence: Evidence, claims: list[Claim]) -> Iterator[Finding]:
     """All caps, for every seed, and what submission.json says of keeping them."""
     findings: list[Finding] = []
     for run in evidence.runs:
@@ -152,7 +152,7 @@ def check_budgets(evidence: Evidence, claims: list[Claim], submission: Submissio
             findings.append(_within(subject, value, CAPS.artifact_bytes, "total_bytes", "", (claim.place,)))
     findings += _program(evidence, claims)
     yield from findings
-    yield from _compliance(submission, findings, len(evidence.runs))
+    yield from _compliance(evidence.folder.submission, findings, len(evidence.runs))
 
 
 def _bytes(run: Run) -> Iterator[Finding]:

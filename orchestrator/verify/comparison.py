@@ -107,15 +107,11 @@ def findings(comparison: Comparison) -> Iterator[Finding]:
         yield finding("statistics", f"units against {comparison.baseline}", "stated", comparison.note)
 
 
-def check_comparisons(claims: Sequence[Claim], final: FinalStage | None, baseline: Baseline | None) -> list[Finding]:
-    """Claimed differences, test statistics and margins, recomputed."""
-    return [_check(claim, final, baseline) for claim in claims if claim.aggregate in COMPARED]
-
-
 # --- claims -----------------------------------------------------------------------------------------
 
 
-def _check(claim: Claim, final: FinalStage | None, baseline: Baseline | None) -> Finding:
+def check_comparison(claim: Claim, final: FinalStage | None, baseline: Baseline | None) -> Finding:
+    """A claimed difference, test statistic or margin, recomputed."""
     if final is None or not final.scores:
         return _open(claim, "the logs give no scores to compare")
     if claim.aggregate == "margin":

@@ -5,6 +5,7 @@ Of a log's many figures the final one is that of the stage that gives what submi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -91,7 +92,7 @@ def finest(run: Run, stage: Stage) -> Stage:
 
 def is_like(label: str, hint: str) -> bool:
     """Whether the label is that of a stage that a hint (`submission.STAGES`) means."""
-    words, without = STAGES[hint]
+    _, words, without = STAGES[hint]
     low = label.lower()
     return any(word in low for word in words) and not any(word in low for word in without)
 
@@ -106,11 +107,7 @@ def mean_of(figures: Sequence[Figure]) -> Quantity:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """Labels with a BPB in the order of the logs; those of all runs, if any stage is in all."""
-    labels: dict[str, int] = {}
-    for run in runs:
-        for stage in run.stages:
-            if stage.val_bpb is not None:
-                labels[stage.label] = labels.get(stage.label, 0) + 1
+    labels = Counter(stage.label for run in runs for stage in run.stages if stage.val_bpb is not None)
     most = max(labels.values(), default=0)
     return [label for label, count in labels.items() if count == most]
 

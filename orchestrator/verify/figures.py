@@ -102,54 +102,48 @@ class Named:
 
     name: str
     dimension: Dimension
-    keys: frozenset[str]
-    """The single word before the value, in lower case."""
+    keys: str = ""
+    """The single words that may stand before the value, in lower case."""
     phrase: str = ""
     """A pattern for all words before the value, where one word does not tell."""
     unit: str = ""
     """The unit where the log writes none."""
 
 
-def _named(name: str, dimension: Dimension, keys: str = "", phrase: str = "", unit: str = "") -> Named:
-    return Named(name, dimension, frozenset(keys.split()), phrase, unit)
-
-
 FIGURES = (
-    _named(
-        "val_bpb", "score", "val_bpb bpb val/bpb valid_bpb validation_bpb eval_bpb test_bpb final_bpb bits_per_byte"
-    ),
-    _named("val_loss", "score", "val_loss val/loss valid_loss validation_loss eval_loss val_nll nll nats_per_token"),
-    _named("train_loss", "score", "train_loss train/loss training_loss loss"),
-    _named("step", "count", "step"),
-    _named("steps", "count", "steps total_steps num_steps train_steps"),
-    _named("train_seconds", "time", "train_time train_seconds training_time training_seconds training_time_seconds"),
-    _named("train_seconds", "time", "train_time_ms", unit="ms"),
-    _named("eval_seconds", "time", "eval_time eval_seconds evaluation_seconds evaluation_time"),
-    _named("eval_seconds", "time", "eval_time_ms", unit="ms"),
-    _named("elapsed", "time", "elapsed"),
-    _named("seconds", "time", "seconds"),
-    _named("ms_per_step", "time", "step_avg ms_per_step step_avg_ms avg_step_ms ms/step", unit="ms"),
-    _named("seed", "count", "seed random_seed"),
-    _named("world_size", "count", "world_size num_gpus n_gpus nproc_per_node"),
-    _named("parameters", "count", "model_params parameters num_params n_params total_params"),
-    _named("train_cap_seconds", "time", "max_wallclock_seconds wallclock_seconds"),
-    _named("code_bytes", "bytes", "code_bytes bytes_code", r"\bcode size"),
-    _named(
+    Named("val_bpb", "score", "val_bpb bpb val/bpb valid_bpb validation_bpb eval_bpb test_bpb final_bpb bits_per_byte"),
+    Named("val_loss", "score", "val_loss val/loss valid_loss validation_loss eval_loss val_nll nll nats_per_token"),
+    Named("train_loss", "score", "train_loss train/loss training_loss loss"),
+    Named("step", "count", "step"),
+    Named("steps", "count", "steps total_steps num_steps train_steps"),
+    Named("train_seconds", "time", "train_time train_seconds training_time training_seconds training_time_seconds"),
+    Named("train_seconds", "time", "train_time_ms", unit="ms"),
+    Named("eval_seconds", "time", "eval_time eval_seconds evaluation_seconds evaluation_time"),
+    Named("eval_seconds", "time", "eval_time_ms", unit="ms"),
+    Named("elapsed", "time", "elapsed"),
+    Named("seconds", "time", "seconds"),
+    Named("ms_per_step", "time", "step_avg ms_per_step step_avg_ms avg_step_ms ms/step", unit="ms"),
+    Named("seed", "count", "seed random_seed"),
+    Named("world_size", "count", "world_size num_gpus n_gpus nproc_per_node"),
+    Named("parameters", "count", "model_params parameters num_params n_params total_params"),
+    Named("train_cap_seconds", "time", "max_wallclock_seconds wallclock_seconds"),
+    Named("code_bytes", "bytes", "code_bytes bytes_code", r"\bcode size"),
+    Named(
         "total_bytes",
         "bytes",
         "total_bytes bytes_total artifact_bytes submission_bytes",
         r"(?:submission|artifact) size",
     ),
-    _named(
+    Named(
         "weight_bytes",
         "bytes",
         "weight_bytes model_bytes compressed_bytes bytes_model bytes_model_compressed",
         r"^serialized model .|quantized model size|compressed (?:model|weights)",
     ),
-    _named("raw_bytes", "bytes", "", r"^serialized model$"),
-    _named("peak_memory_mib", "memory", "peak_memory_mib", r"peak[ _]memory|max memory allocated"),
+    Named("raw_bytes", "bytes", "", r"^serialized model$"),
+    Named("peak_memory_mib", "memory", "peak_memory_mib", r"peak[ _]memory|max memory allocated"),
 )
-BY_KEY = {key: figure for figure in FIGURES for key in figure.keys}
+BY_KEY = {key: figure for figure in FIGURES for key in figure.keys.split()}
 DIMENSIONS = {figure.name: figure.dimension for figure in FIGURES}
 _UNITS = {"score": "", "time": " s", "bytes": " bytes", "memory": " MiB", "count": ""}
 
@@ -281,13 +275,12 @@ class LogFile:
     """A log of the folder, whether it could be read or not."""
 
     name: str
-    bytes: int
-    lines: int
-    fault: str
+    lines: int = 0
+    fault: str = ""
     """Why it could not be read, in one sentence; nothing when it could."""
-    notes: tuple[str, ...]
-    runs: tuple[Run, ...]
-    same_as: str
+    notes: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = ()
+    same_as: str = ""
     """The file, named before, to which it is byte-identical; or nothing."""
 
 

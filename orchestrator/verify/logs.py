@@ -42,20 +42,16 @@ def read_log(path: Path, name: str) -> LogFile:
             wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
             if not head.strip():
                 if size <= len(head):
-                    return _faulty(name, size, "it is empty")
+                    return LogFile(name, fault="it is empty")
             elif b"\0" in head and not wide:
-                return _faulty(name, size, "it is binary, not text")
+                return LogFile(name, fault="it is binary, not text")
             reader = _Reader(name)
             for number, line in _utf16_lines(file) if wide else _lines(file, size):
                 reader.feed(number, line)
             runs = reader.finish()
     except (OSError, UnicodeError) as error:
-        return _faulty(name, 0, f"it cannot be read ({getattr(error, 'strerror', None) or 'not text'})")
-    return LogFile(name, size, reader.lines, "", tuple(reader.notes()), runs, "")
-
-
-def _faulty(name: str, size: int, fault: str) -> LogFile:
-    return LogFile(name, size, 0, fault, (), (), "")
+        return LogFile(name, fault=f"it cannot be read ({getattr(error, 'strerror', None) or 'not text'})")
+    return LogFile(name, reader.lines, notes=tuple(reader.notes()), runs=runs)
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
@@ -165,7 +161,7 @@ class _Reader:
             return
         read = read_line(text)
         if self._builder.starts_another(read):
-            header = self._builder.header_of_next
+            header = list(self._builder.header_of_next)
             self._end_run()
             self._builder = RunBuilder(self._name, len(self._runs) + 1)
             for earlier, words in header:
@@ -174,7 +170,7 @@ class _Reader:
 
     def _end_run(self) -> None:
         if self._kept_back or self._skipped:
-            self._builder.cut()
+            self._builder.losses_cut = True
         last = [pair for pair in self._last if any(word in pair[1].lower() for word in CORE_WORDS)]
         for number, line in sorted([*self._kept_back.values(), *last]):
             self._builder.take(number, self._decoded(line.rstrip()))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.claim.columns import markdown_table
 from orchestrator.folder.results import Summary, Test
 from orchestrator.verify.figures import Figure, Place, RunReport, Stage, value_text
 from orchestrator.verify.folder import plain
@@ -167,32 +168,30 @@ MOST_PLACES = 3
 WIDE = 120
 """Columns from which claims, logs and reasons stand side by side."""
 SCORES = ["seed", "log", "kind", "final BPB", "nats"]
-COSTS = (
-    ("eval s", "eval_seconds"),
-    ("steps", "steps"),
-    ("ms/step", "ms_per_step"),
-    ("train s", "train_seconds"),
-    ("weights", "weight_bytes"),
-    ("code", "code_bytes"),
-    ("total", "total_bytes"),
-)
+COSTS = {
+    "eval s": "eval_seconds",
+    "steps": "steps",
+    "ms/step": "ms_per_step",
+    "train s": "train_seconds",
+    "weights": "weight_bytes",
+    "code": "code_bytes",
+    "total": "total_bytes",
+}
 
 
-def report_table(report: FolderReport) -> Group:
-    """Everything about one folder: a verdict on every line, and a sentence at the end. It fits 80 columns."""
-    runs = [[run_cells(run, report), cost_cells(run, report)] for run in report.runs]
-    seeds = [scores[0] for scores, _ in runs]
-    parts: list[RenderableType] = [
+def report_table(report: FolderReport, width: int) -> Group:
+    """Everything about one folder: a verdict on every line, and a sentence at the end. It fits `width` from 80 on."""
+    runs, n = [run_cells(run, report) for run in report.runs], len(SCORES)
+    return Group(
         Text(f"\n{plain(report.folder)}", "bold"),
-        _figures(SCORES, [scores for scores, _ in runs], text_columns=(1, 2)),
+        _figures(SCORES, [cells[:n] for cells in runs], text_columns=(1, 2)),
         Text(""),
-        _figures(["seed", *(title for title, _ in COSTS)], [[s, *c] for s, (_, c) in zip(seeds, runs, strict=True)]),
+        _figures(["seed", *COSTS], [[cells[0], *cells[n:]] for cells in runs]),
         Text(""),
-        _Findings(ordered(report)),
+        _findings(ordered(report), width),
         Text(""),
         Text(plain_line(report.sentence), "green" if report.holds else "bold red"),
-    ]
-    return Group(*parts)
+    )
 
 
 def ordered(report: FolderReport) -> list[Finding]:
@@ -202,21 +201,18 @@ def ordered(report: FolderReport) -> list[Finding]:
 
 
 def run_cells(run: RunReport, report: FolderReport) -> list[str]:
-    """Which run it is, and its final score, under the titles of `SCORES`."""
+    """Which run it is, its final score, its times, steps and bytes, under the titles of `SCORES` and `COSTS`."""
     stage = _stage(run, report)
     file = plain(run.file) + (f" ({run.part})" if run.part > 1 else "")
-    scores = [("val_bpb", stage.val_bpb if stage else None), ("val_loss", stage.val_loss if stage else None)]
-    shown = [value_text(figure.quantity, name) if figure else "-" for name, figure in scores]
+    figures: dict[str, Figure | None] = {name: run.figures.get(name) for name in COSTS.values()}
+    if stage is not None:
+        figures |= {"val_bpb": stage.val_bpb, "val_loss": stage.val_loss}
+        figures["eval_seconds"] = stage.eval_seconds or figures["eval_seconds"]
+    shown = [
+        value_text(figure.quantity, name).split(" ")[0] if (figure := figures.get(name)) else "-"
+        for name in ("val_bpb", "val_loss", *COSTS.values())
+    ]
     return ["-" if run.seed is None else str(run.seed), file, run.kind, *shown]
-
-
-def cost_cells(run: RunReport, report: FolderReport) -> list[str]:
-    """Its times, steps and bytes, in the units of `COSTS`."""
-    stage = _stage(run, report)
-    figures = dict(run.figures)
-    if stage is not None and stage.eval_seconds is not None:
-        figures["eval_seconds"] = stage.eval_seconds
-    return [value_text(figures[n].quantity, n).split(" ")[0] if n in figures else "-" for _, n in COSTS]
 
 
 def evidence_text(finding: Finding) -> str:
@@ -261,31 +257,25 @@ def _figures(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns:
     return table
 
 
-class _Findings:
+def _findings(findings: Sequence[Finding], width: int) -> Table:
     """All findings, side by side where there is room, else one below the other."""
-
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings = findings
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = _plain_table()
-        table.add_column("verdict", no_wrap=True)
-        if options.max_width >= WIDE:
-            for title, ratio in (("what", 3), ("claimed", 2), ("logs", 2), ("why", 5), ("where", 3)):
-                table.add_column(title, overflow="fold", ratio=ratio)
-        else:
-            table.add_column("what, claimed, in the logs, why, where", overflow="fold")
-        topic = ""
-        for finding in self.findings:
-            if finding.topic != topic and topic:
-                table.add_section()
-            topic = finding.topic
-            verdict = Text(verdict_text(finding), STYLES[finding.status])
-            cells = [Text(plain_line(cell)) for cell in _columns(finding)]
-            if options.max_width < WIDE:
-                cells = [Text("\n").join(Text(plain_line(line)) for line in _below(finding))]
-            table.add_row(verdict, *cells)
-        yield table
+    table = _plain_table()
+    table.add_column("verdict", no_wrap=True)
+    if width >= WIDE:
+        for title, ratio in (("what", 3), ("claimed", 2), ("logs", 2), ("why", 5), ("where", 3)):
+            table.add_column(title, overflow="fold", ratio=ratio)
+    else:
+        table.add_column("what, claimed, in the logs, why, where", overflow="fold")
+    topic = ""
+    for finding in findings:
+        if finding.topic != topic and topic:
+            table.add_section()
+        topic = finding.topic
+        cells = [Text(plain_line(cell)) for cell in _columns(finding)]
+        if width < WIDE:
+            cells = [Text("\n").join(Text(plain_line(line)) for line in _below(finding))]
+        table.add_row(Text(verdict_text(finding), STYLES[finding.status]), *cells)
+    return table
 
 
 def _columns(finding: Finding) -> tuple[str, ...]:
@@ -346,33 +336,26 @@ def _overview(report: VerifyReport) -> str:
         seeds = len(final.scores) if final is not None else 0
         problems = sum(finding.status == "problem" for finding in folder.findings)
         rows.append([_escaped(folder.folder), str(seeds), mean, spread, str(problems)])
-    return _table(["folder", "seeds", "mean BPB by the logs", "sd", "problems"], rows, numbers=4)
+    return markdown_table(["folder", "seeds", "mean BPB by the logs", "sd", "problems"], rows, text_columns=1)
 
 
 def _folder(report: FolderReport) -> Iterator[str]:
     yield f"## {_escaped(report.folder)}"
     yield _escaped(report.sentence)
-    rows = [[*run_cells(run, report), *cost_cells(run, report)] for run in report.runs]
+    rows = [[_escaped(cell) for cell in run_cells(run, report)] for run in report.runs]
     if rows:
-        header = [*SCORES, *(title for title, _ in COSTS)]
-        yield _table(header, [[_escaped(cell) for cell in row] for row in rows], numbers=9)
+        yield markdown_table([*SCORES, *COSTS], rows, text_columns=3)
     findings = ordered(report)
     for topic, title in TITLES.items():
         own = [_row(finding) for finding in findings if finding.topic == topic]
         if own:
             yield f"**{title}**"
-            yield _table(["", "what", "claimed", "by the logs", "why", "where"], own, numbers=0)
+            yield markdown_table(["", "what", "claimed", "by the logs", "why", "where"], own)
 
 
 def _row(finding: Finding) -> list[str]:
     verdict = verdict_text(finding).replace("problem", "**problem**")
     return [verdict, *(_escaped(cell) for cell in _columns(finding))]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
-    """A table whose last `numbers` columns are set to the right."""
-    rule = ["---" if i < len(header) - numbers else "---:" for i in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
 def _escaped(text: str) -> str:

@@ -121,13 +121,13 @@ def _pairs(text: str, begin: int) -> Iterator[Pair]:
     previous = begin
     for found in islice(_PAIR.finditer(text, begin), MOST_PAIRS):
         key = found["key"].lower()
-        named = BY_KEY.get(key)
+        named, start = BY_KEY.get(key), found.start("key")
         if named is None and found["sep"] is None:
             continue  # "rank 0", "all 8": words and numbers of ordinary speech
         if named is None:
             phrase = " ".join(text[max(previous, found.end("key") - PHRASE) : found.end("key")].lower().split())
             named = next((figure for pattern, figure in _BY_PHRASE if pattern.search(phrase)), None)
-        start = previous if named is not None and key not in named.keys else found.start("key")
+            start = previous if named is not None else start
         yield Pair(named, key, found["number"], found["unit"] or "", start)
         previous = found.end()
 
@@ -166,11 +166,13 @@ class RunBuilder:
         self._figures: dict[str, Figure] = {}
         self._stages: dict[str, dict[str, Figure]] = {}
         self._conflict = ""
-        self._again: list[tuple[int, str]] = []
+        self.header_of_next: list[tuple[int, str]] = []
+        """Lines after the last score that are said at the head of a run: of the next one, if one follows."""
         self._settings: dict[str, list[Figure]] = {}
         self._work: list[Figure] = []
         self._points: dict[int, LossPoint] = {}
-        self._points_cut = False
+        self.losses_cut = False
+        """Whether losses of steps between the first and the last were left out."""
         self._last: dict[str, Figure] = {}
         self._last_step: dict[str, int] = {}
         self._mixed = ""
@@ -202,7 +204,7 @@ class RunBuilder:
         if line.progress:
             return
         if self._stages and not line.label and any(p.named and p.named.name in _HEADERS for p in line.pairs):
-            self._again = [*self._again, (number, text)][:MOST_HEADERS]
+            self.header_of_next = [*self.header_of_next, (number, text)][:MOST_HEADERS]
         figures = [figure for pair in line.pairs if (figure := _figure(pair, line, place)) is not None]
         if line.step and any(figure.name in (*_LOSSES, "train_seconds") for figure in figures):
             self._take_step(line, number, figures)
@@ -238,7 +240,7 @@ class RunBuilder:
                 self._mixed = f"step {step} has {figure.name} {last.text} and {figure.text} (line {figure.place.line})"
         self._last_step[figure.name], self._last[figure.name] = step, figure
         if step not in self._points and len(self._points) >= MOST_POINTS:
-            self._points_cut = True
+            self.losses_cut = True
             return
         old = self._points.get(step, LossPoint(step, None, None, None, figure.place.line))
         values = {name: getattr(old, name) for name in _LOSSES} | {figure.name: figure.value}
@@ -273,7 +275,7 @@ class RunBuilder:
         elif old is not None and old.resolution <= figure.resolution:
             return  # the same figure with fewer digits
         stage[name] = replace(figure, name=name)
-        self._again.clear()
+        self.header_of_next.clear()
 
     def _keep(self, figure: Figure) -> None:
         old = self._figures.get(figure.name)
@@ -299,15 +301,6 @@ class RunBuilder:
         """Whether nothing of use was found."""
         return not (self._figures or self._stages or self._points)
 
-    def cut(self) -> None:
-        """Losses of steps between the first and the last were left out."""
-        self._points_cut = True
-
-    @property
-    def header_of_next(self) -> list[tuple[int, str]]:
-        """Lines after the last score that are said at the head of a run: of the next one, if one follows."""
-        return list(self._again)
-
     def finish(self) -> Run:
         """Everything that was collected."""
         seed, source = _seed_of(self._name, self._seed)
@@ -325,7 +318,7 @@ class RunBuilder:
             training_data=self._training_data,
             settings={name: tuple(values) for name, values in self._settings.items()},
             losses=tuple(self._points.values()),
-            losses_cut=self._points_cut,
+            losses_cut=self.losses_cut,
             mixed=self._mixed or self._conflict,
         )
 

@@ -60,24 +60,24 @@ class Leaf:
 class Submission:
     """The file, or why there is none to speak of."""
 
-    present: bool
-    fault: str
+    present: bool = True
+    fault: str = ""
     """Why it could not be read, in one sentence; nothing when it could."""
-    notes: tuple[str, ...]
-    leaves: tuple[Leaf, ...]
+    notes: tuple[str, ...] = ()
+    leaves: tuple[Leaf, ...] = ()
 
 
 def read_submission(path: Path | None) -> Submission:
     """Read the file at `path`; faults are told, not raised."""
     if path is None:
-        return Submission(False, "", (), ())
+        return Submission(present=False)
     try:
         with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        return _faulty(f"it cannot be read ({error.strerror})")
+        return Submission(fault=f"it cannot be read ({error.strerror})")
     if len(content) > MOST_BYTES:
-        return _faulty(f"it is larger than {MOST_BYTES:,} bytes")
+        return Submission(fault=f"it is larger than {MOST_BYTES:,} bytes")
     notes: list[str] = []
     try:
         text = content.decode("utf-8-sig")
@@ -85,7 +85,7 @@ def read_submission(path: Path | None) -> Submission:
         text = content.decode("utf-8", "replace")
         notes.append("not all of it is UTF-8; what is not was replaced")
     if not text.strip():
-        return _faulty("it is empty")
+        return Submission(fault="it is empty")
 
     def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -99,22 +99,18 @@ def read_submission(path: Path | None) -> Submission:
             text, parse_float=Digits, parse_int=Digits, parse_constant=Digits, object_pairs_hook=_members
         )
     except json.JSONDecodeError as error:
-        return _faulty(f"it is not JSON ({error.msg}, line {error.lineno})")
+        return Submission(fault=f"it is not JSON ({error.msg}, line {error.lineno})")
     except RecursionError:
-        return _faulty("it is nested too deeply")
+        return Submission(fault="it is nested too deeply")
     if not isinstance(value, dict):
-        return _faulty(f"it holds {_kind(value)} where an object with named figures belongs")
+        return Submission(fault=f"it holds {_kind(value)} where an object with named figures belongs")
     leaves = tuple(_numbered(_leaves(value), text, notes))
-    return Submission(True, "", tuple(notes[:20]), leaves)
+    return Submission(notes=tuple(notes[:20]), leaves=leaves)
 
 
 def names_on(path: Sequence[str]) -> list[str]:
     """The keys of a path without list positions."""
     return [part for part in path if not part.startswith("[")]
-
-
-def _faulty(fault: str) -> Submission:
-    return Submission(True, fault, (), ())
 
 
 def _kind(value: Any) -> str:
@@ -175,26 +171,20 @@ class Claim:
     """Hypothesis of a test, where the field says which."""
 
 
-STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "before": (("pre_quant", "pre-quant", "post_ema", "post-ema", "train"), ("quantized", "int6", "int8")),
-    "sliding": (("sliding",), ("ttt",)),
-    "ttt": (("ttt",), ()),
-    "roundtrip": (("roundtrip", "round_trip", "quantized"), ("sliding", "ttt", "pre")),
-    "neural": (("neural",), ()),
-    "mixture": (("mixture",), ()),
-    "published": (("published",), ()),
+STAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "before": (
+        r"before_quant|pre_?quant|post_ema|unquantized",
+        ("pre_quant", "pre-quant", "post_ema", "post-ema", "train"),
+        ("quantized", "int6", "int8"),
+    ),
+    "sliding": (r"sliding", ("sliding",), ("ttt",)),
+    "ttt": (r"(?<!pre_)(?<!no_)(?<!without_)ttt", ("ttt",), ()),
+    "roundtrip": (r"round_?trip|int6|quantized", ("roundtrip", "round_trip", "quantized"), ("sliding", "ttt", "pre")),
+    "neural": (r"neural", ("neural",), ()),
+    "mixture": (r"mixture", ("mixture",), ()),
+    "published": (r"published", ("published",), ()),
 }
-"""Hints, and the words that a stage's label must and must not have for them."""
-
-_HINTS = (
-    ("before", re.compile(r"before_quant|pre_?quant|post_ema|unquantized")),
-    ("sliding", re.compile(r"sliding")),
-    ("ttt", re.compile(r"(?<!pre_)(?<!no_)(?<!without_)ttt")),
-    ("roundtrip", re.compile(r"round_?trip|int6|quantized")),
-    ("neural", re.compile(r"neural")),
-    ("mixture", re.compile(r"mixture")),
-    ("published", re.compile(r"published")),
-)
+"""Hints: the pattern of the fields that give them; words that a stage's label must, and must not, have for them."""
 _TIME = re.compile(r"(.{1,60}?)_(ms|s|sec|secs|seconds|min|minutes)")
 _AGGREGATES: tuple[tuple[Aggregate, re.Pattern[str]], ...] = (
     ("mean", re.compile(r"(?:mean|avg|average)_(.+)|(.+)_(?:mean|avg|average)")),
@@ -277,7 +267,9 @@ def _claim(leaf: Leaf, leaves: Sequence[Leaf], known: Collection[int]) -> Claim 
             against = "margin"
         return Claim(leaf.where, unit, plain, seed, against, "", leaf.place) if unit else None
     aggregate, base = _aggregate(key)
-    stage = next((name for name, pattern in _HINTS if any(pattern.search(part) for part in (base, *above))), "")
+    stage = next(
+        (hint for hint, (field, *_) in STAGES.items() if any(re.search(field, part) for part in (base, *above))), ""
+    )
     figure, unit = _figure(base)
     if any(_OF_OTHERS.search(part) for part in above):
         aggregate, figure = "baseline", figure if figure in ("val_bpb", "val_loss") else ""

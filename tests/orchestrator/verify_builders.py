@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from orchestrator.verify.report import Finding, FolderReport
+from rich.console import Console
+
+from orchestrator.verify.report import Finding, FolderReport, report_table
 from orchestrator.verify.verifier import verify
 
 NATS_PER_BPB = 1.6884
@@ -127,3 +130,10 @@ def finding(report: FolderReport, subject: str) -> Finding:
 def problems(report: FolderReport) -> set[str]:
     """Subjects of all problems."""
     return {f.subject for f in report.findings if f.status == "problem"}
+
+
+def printed(report: FolderReport, width: int = 160) -> str:
+    """The table as a terminal of this width shows it."""
+    text = StringIO()
+    Console(width=width, file=text).print(report_table(report, width))
+    return text.getvalue()
