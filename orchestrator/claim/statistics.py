@@ -60,14 +60,18 @@ def welch(values: Sequence[float], baseline: Sequence[float], margin: float = 0.
     if min(len(values), len(baseline)) < 2:
         which = "one seed" if len(values) < 2 else "one baseline value"
         return Test(name, null, None, None, None, margin, f"{which} has no spread")
-    own = stdev(values) ** 2 / len(values)
-    other = stdev(baseline) ** 2 / len(baseline)
-    if own == 0:
+    if stdev(values) ** 2 == 0:
         return Test(name, null, None, None, None, margin, "the seeds' figures are all equal")
-    share = own / (own + other)
-    df = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
-    t = (fmean(values) - (fmean(baseline) - margin)) / math.sqrt(own + other)
+    variance, df = _of_difference(values, baseline)
+    t = (fmean(values) - (fmean(baseline) - margin)) / math.sqrt(variance)
     return _student(name, null, t, df, margin)
+
+
+def _of_difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Variance of the difference of two means, and its degrees of freedom (Welch 1947)."""
+    own, other = stdev(values) ** 2 / len(values), stdev(baseline) ** 2 / len(baseline)
+    share = own / (own + other)
+    return own + other, 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
 
 
 def margin_in_bpb(nats: float, bytes_per_token: float) -> float:
@@ -154,14 +158,10 @@ def gain_bound(baseline: Baseline, seeds: Sequence[SeedResult], confidence: floa
     values = [s.evaluate.mixture.bpb for s in seeds if s.status == "finished" and s.evaluate and s.evaluate.mixture]
     if len(values) < 2 or not all(map(math.isfinite, values)) or stdev(values) == 0:
         return None
-    own, other, df = stdev(values) ** 2 / len(values), 0.0, len(values) - 1.0
+    variance, df = stdev(values) ** 2 / len(values), len(values) - 1.0
     if baseline.bpb is not None:
-        other = stdev(baseline.bpb) ** 2 / len(baseline.bpb)
-        share = own / (own + other)
-        df = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline.bpb) - 1))
-    from scipy.special import stdtrit
-
-    return baseline.mean_bpb - fmean(values) - float(stdtrit(df, confidence)) * math.sqrt(own + other)
+        variance, df = _of_difference(values, baseline.bpb)
+    return baseline.mean_bpb - fmean(values) - _t_quantile(confidence, df) * math.sqrt(variance)
 
 
 @dataclass(frozen=True)
