@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from golf_core.results import SCORERS, EvalResult
+from golf_core.results import SCORERS, AuditRecord, EvalResult, TrainResult
 from orchestrator.claim.statistics import (
     ALPHA,
     MARGIN_NATS,
@@ -22,6 +23,7 @@ from orchestrator.claim.statistics import (
 from orchestrator.folder.results import Claim, Condition, SeedResult, Summary, Test, Verdict
 from orchestrator.job.load import Baseline, Budgets, Job
 
+T = TypeVar("T")
 MAX_KRAFT_ERROR = 1e-4
 """How far from 1 the mixture's probabilities may sum: float32 logits give about 1e-6."""
 RATIO_TOLERANCE = 0.005
@@ -40,35 +42,24 @@ def judge(job: Job, seeds: Sequence[SeedResult]) -> Claim:
         ratio = job.baseline.bytes_per_token
     margin = None if ratio is None else margin_in_bpb(MARGIN_NATS, ratio)
     tests = margin_tests(job.baseline, _bpbs(seeds, "mixture"), margin)
-    enough = _enough(job, seeds)
+    enough, evaluated, budgets = _enough(job, seeds), _evaluated(seeds), job.budgets
     others = (
         _all_reported(job, seeds),
+        _within("training time", "s", budgets.train_seconds, {s.seed: s.train.train_seconds for s in seeds if s.train}),
         _within(
-            "training time",
-            "s",
-            job.budgets.train_seconds,
-            seeds,
-            lambda s: s.train.train_seconds if s.train else None,
-        ),
-        _within(
-            "evaluation time",
-            "s",
-            job.budgets.eval_seconds,
-            seeds,
-            lambda s: s.evaluate.seconds if s.evaluate else None,
+            "evaluation time", "s", budgets.eval_seconds, {s.seed: s.evaluate.seconds for s in seeds if s.evaluate}
         ),
         _within(
             "artifact size",
             "bytes",
-            job.budgets.artifact_bytes,
-            seeds,
-            lambda s: s.export.total_bytes if s.export else None,
+            budgets.artifact_bytes,
+            {s.seed: s.export.total_bytes for s in seeds if s.export},
         ),
-        _scored(seeds),
-        _normalised(seeds),
-        _audited(seeds),
-        _single_pass(seeds),
-        _in_one_go(seeds),
+        _judged("mixture score present", evaluated, _scored),
+        _judged("mixture normalised", evaluated, _normalised),
+        _judged("audit passed", {s.seed: s.audit for s in _finished(seeds) if s.evaluate}, _audited),
+        _judged("each token scored once", evaluated, _single_pass),
+        _judged("trained in one go", {s.seed: s.train for s in seeds if s.train}, _in_one_go, "no seed was trained"),
         _whole_text(job),
         _has_baseline(job.baseline),
         _significant(job, scores.get("mixture"), tests, margin, enough),
@@ -110,14 +101,7 @@ def _enough(job: Job, seeds: Sequence[SeedResult]) -> Condition:
     return Condition("number of seeds", n >= least, f"{n} finished, at least {least} needed")
 
 
-def _within(
-    name: str,
-    unit: str,
-    most: float,
-    seeds: Sequence[SeedResult],
-    figure: Callable[[SeedResult], float | None],
-) -> Condition:
-    figures = {result.seed: value for result in seeds if (value := figure(result)) is not None}
+def _within(name: str, unit: str, most: float, figures: Mapping[int, float]) -> Condition:
     if not figures:
         return Condition(name, None, "no seed got that far")
     # "not <=" rather than ">": a figure that is not a number breaks the budget too.
@@ -129,80 +113,68 @@ def _within(
     return Condition(name, True, f"at most {shown} {unit} of {_exact(most)} {unit}")
 
 
-def _scored(seeds: Sequence[SeedResult]) -> Condition:
-    name = "mixture score present"
-    evaluated = _evaluated(seeds)
-    if not evaluated:
-        return Condition(name, None, "no seed was evaluated")
-    bad = [
-        str(seed) for seed, result in evaluated.items() if not (result.mixture and math.isfinite(result.mixture.bpb))
-    ]
+def _judged(
+    name: str,
+    found: Mapping[int, T],
+    judged: Callable[[Mapping[int, T]], tuple[bool, str]],
+    none: str = "no seed was evaluated",
+) -> Condition:
+    """What `judged` says of what was found by seed; not to be judged where there is nothing."""
+    return Condition(name, *judged(found)) if found else Condition(name, None, none)
+
+
+def _scored(evaluated: Mapping[int, EvalResult]) -> tuple[bool, str]:
+    bad = [seed for seed, result in evaluated.items() if not (result.mixture and math.isfinite(result.mixture.bpb))]
     if bad:
-        return Condition(name, False, f"no finite mixture score for {_seeds(bad)}; only the mixture can carry a claim")
-    return Condition(name, True, f"finite for {_seeds(evaluated)}")
+        return False, f"no finite mixture score for {_seeds(bad)}; only the mixture can carry a claim"
+    return True, f"finite for {_seeds(evaluated)}"
 
 
-def _normalised(seeds: Sequence[SeedResult]) -> Condition:
-    name = "mixture normalised"
-    evaluated = _evaluated(seeds)
-    if not evaluated:
-        return Condition(name, None, "no seed was evaluated")
-    unmeasured = [str(s) for s, r in evaluated.items() if r.mixture is None or r.kraft is None or not r.kraft.positions]
+def _normalised(evaluated: Mapping[int, EvalResult]) -> tuple[bool, str]:
+    sums = {seed: result.kraft for seed, result in evaluated.items() if result.mixture and result.kraft}
+    unmeasured = [seed for seed in evaluated if seed not in sums or not sums[seed].positions]
     if unmeasured:
-        return Condition(name, False, f"its sum over the vocabulary was not measured for {_seeds(unmeasured)}")
-    errors = {seed: result.kraft.mixture_max_error for seed, result in evaluated.items() if result.kraft}
+        return False, f"its sum over the vocabulary was not measured for {_seeds(unmeasured)}"
+    errors = {seed: kraft.mixture_max_error for seed, kraft in sums.items()}
     off = [f"seed {seed}: off by {error:.2g}" for seed, error in errors.items() if not error <= MAX_KRAFT_ERROR]
     if off:
-        return Condition(name, False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}")
-    positions = sum(result.kraft.positions for result in evaluated.values() if result.kraft)
-    return Condition(name, True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured")
+        return False, f"{'; '.join(off)}; probabilities must sum to 1 within {MAX_KRAFT_ERROR:g}"
+    positions = sum(kraft.positions for kraft in sums.values())
+    return True, f"sums to 1 within {max(errors.values()):.1g} at all {positions:,} positions measured"
 
 
-def _audited(seeds: Sequence[SeedResult]) -> Condition:
-    name = "audit passed"
-    evaluated = [result for result in _finished(seeds) if result.evaluate is not None]
-    if not evaluated:
-        return Condition(name, None, "no seed was evaluated")
-    audits = {result.seed: result.audit for result in evaluated}
-    missing = [seed for seed, audit in audits.items() if audit is None or not audit.positions]
+def _audited(audits: Mapping[int, AuditRecord | None]) -> tuple[bool, str]:
+    done = {seed: audit for seed, audit in audits.items() if audit is not None and audit.positions}
+    missing = [seed for seed in audits if seed not in done]
     if missing:
-        return Condition(name, False, f"the evaluation was not audited for {_seeds(missing)}; set audit.positions")
-    done = {seed: audit for seed, audit in audits.items() if audit is not None}
+        return False, f"the evaluation was not audited for {_seeds(missing)}; set audit.positions"
     bad = [f"seed {seed}: {', '.join(audit.violated)}" for seed, audit in done.items() if audit.violated]
     if bad:
-        return Condition(name, False, f"{'; '.join(bad)}: see audit.json")
+        return False, f"{'; '.join(bad)}: see audit.json"
     positions, worst = sum(a.positions for a in done.values()), max(a.mixture_max_error for a in done.values())
-    return Condition(name, True, f"run as a black box, sums to 1 within {worst:.1g} at {positions} positions")
+    return True, f"run as a black box, sums to 1 within {worst:.1g} at {positions} positions"
 
 
-def _in_one_go(seeds: Sequence[SeedResult]) -> Condition:
-    name = "trained in one go"
-    trained = {result.seed: result.train for result in seeds if result.train is not None}
-    if not trained:
-        return Condition(name, None, "no seed was trained")
+def _in_one_go(trained: Mapping[int, TrainResult]) -> tuple[bool, str]:
     resumed = [
         f"seed {s}: step {', '.join(map(str, t.resumed_at_steps))}" for s, t in trained.items() if t.resumed_at_steps
     ]
     if resumed:
-        return Condition(name, False, f"resumed in the middle ({'; '.join(resumed)}); a claim's training is run anew")
-    return Condition(name, True, f"no training was resumed in the middle for {_seeds(trained)}")
+        return False, f"resumed in the middle ({'; '.join(resumed)}); a claim's training is run anew"
+    return True, f"no training was resumed in the middle for {_seeds(trained)}"
 
 
-def _single_pass(seeds: Sequence[SeedResult]) -> Condition:
-    name = "each token scored once"
-    evaluated = _evaluated(seeds)
-    if not evaluated:
-        return Condition(name, None, "no seed was evaluated")
-    repeated = [str(seed) for seed, result in evaluated.items() if result.repeat_tail]
+def _single_pass(evaluated: Mapping[int, EvalResult]) -> tuple[bool, str]:
+    repeated = [seed for seed, result in evaluated.items() if result.repeat_tail]
     if repeated:
-        return Condition(name, False, f"the end of the text was scored repeatedly (repeat_tail) for {_seeds(repeated)}")
+        return False, f"the end of the text was scored repeatedly (repeat_tail) for {_seeds(repeated)}"
     texts = {(result.tokens, result.bytes) for result in evaluated.values()}
     if len(texts) > 1:
         shown = "; ".join(
             f"seed {seed}: {result.tokens:,} tokens, {result.bytes:,.0f} bytes" for seed, result in evaluated.items()
         )
-        return Condition(name, False, f"the seeds were scored on different texts ({shown})")
-    return Condition(name, True, f"{next(iter(texts))[0]:,} tokens, the same for every seed")
+        return False, f"the seeds were scored on different texts ({shown})"
+    return True, f"{next(iter(texts))[0]:,} tokens, the same for every seed"
 
 
 def _whole_text(job: Job) -> Condition:

@@ -18,6 +18,7 @@ MARGIN_NATS = 0.005
 """By how much a record must beat the one before, nats a token."""
 ALPHA = 0.01
 """A claim's p must be below this."""
+MOST_SEEDS = 1000
 GRID, NEAREST = 400, 8.0
 
 
@@ -60,14 +61,18 @@ def welch(values: Sequence[float], baseline: Sequence[float], margin: float = 0.
     if min(len(values), len(baseline)) < 2:
         which = "one seed" if len(values) < 2 else "one baseline value"
         return Test(name, null, None, None, None, margin, f"{which} has no spread")
-    own = stdev(values) ** 2 / len(values)
-    other = stdev(baseline) ** 2 / len(baseline)
-    if own == 0:
+    if stdev(values) ** 2 == 0:
         return Test(name, null, None, None, None, margin, "the seeds' figures are all equal")
-    share = own / (own + other)
-    df = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
-    t = (fmean(values) - (fmean(baseline) - margin)) / math.sqrt(own + other)
+    variance, df = _of_difference(values, baseline)
+    t = (fmean(values) - (fmean(baseline) - margin)) / math.sqrt(variance)
     return _student(name, null, t, df, margin)
+
+
+def _of_difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Variance of the difference of two means, and its degrees of freedom (Welch 1947)."""
+    own, other = stdev(values) ** 2 / len(values), stdev(baseline) ** 2 / len(baseline)
+    share = own / (own + other)
+    return own + other, 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
 
 
 def margin_in_bpb(nats: float, bytes_per_token: float) -> float:
@@ -77,42 +82,33 @@ def margin_in_bpb(nats: float, bytes_per_token: float) -> float:
     return nats / (math.log(2) * bytes_per_token)
 
 
-def required_excess(sd: float, n: int, alpha: float = ALPHA) -> float:
-    """By how much the observed gain must exceed the margin for p < `alpha` (one-sample, unit of `sd`).
-
-    Infinite for n < 2. Raises `ValueError` for a negative `sd` or an `alpha` outside (0, 1/2).
-    """
-    if not sd >= 0 or not 0 < alpha < 0.5:
-        raise ValueError(f"sd must not be negative and alpha lie in (0, 0.5); got {sd}, {alpha}")
-    if n < 2:
-        return math.inf
-    return _t_quantile(1 - alpha, n - 1) * sd / math.sqrt(n)
+def required_excess(sd: float, n: int) -> float:
+    """By how much the observed gain must exceed the margin for p < `ALPHA` (one-sample, n >= 2, unit of `sd`)."""
+    return _t_quantile(1 - ALPHA, n - 1) * sd / math.sqrt(n)
 
 
-def seeds_needed(sd: float, excess: float, alpha: float = ALPHA, most: int = 1000) -> int | None:
-    """The least number of seeds at which a gain `excess` above the margin with spread `sd` gives p < `alpha`.
+def seeds_needed(sd: float, excess: float) -> int | None:
+    """The least number of seeds at which a gain `excess` above the margin with spread `sd` gives p < `ALPHA`.
 
     One-sample, and without reserve: it takes the observed gain and spread for the true ones. None when
-    `excess` is not positive or `most` seeds do not suffice.
+    `excess` is not positive or `MOST_SEEDS` do not suffice.
     """
     if not excess > 0:
         return None
-    return next((n for n in range(2, most + 1) if required_excess(sd, n, alpha) < excess), None)
+    return next((n for n in range(2, MOST_SEEDS + 1) if required_excess(sd, n) < excess), None)
 
 
-def reachable_p(
-    values: Sequence[float], remaining: int, test: Callable[[Sequence[float]], float | None], widest: float = 1.0
-) -> float:
+def reachable_p(values: Sequence[float], remaining: int, test: Callable[[Sequence[float]], float | None]) -> float:
     """The least p that `remaining` more values could still bring, whatever they are; 1 where there is none.
 
-    For a given mean equal values bring the least spread, so that one number is sought: up to `widest` below the mean
+    For a given mean equal values bring the least spread, so that one number is sought: up to 1 below the mean
     of `values`. Takes `GRID` tests.
     """
     if remaining == 0:
         alone = test(values)
         return 1.0 if alone is None else alone
     # A value above the mean is never better than its mirror image below; logarithmic steps find the best distance.
-    distances = (widest * 10 ** (-NEAREST * (1 - part / GRID)) for part in range(GRID + 1))
+    distances = (10 ** (-NEAREST * (1 - part / GRID)) for part in range(GRID + 1))
     center = fmean(values)
     found = [test([*values, *[center - distance] * remaining]) for distance in distances]
     return min((p for p in found if p is not None), default=1.0)
@@ -154,14 +150,10 @@ def gain_bound(baseline: Baseline, seeds: Sequence[SeedResult], confidence: floa
     values = [s.evaluate.mixture.bpb for s in seeds if s.status == "finished" and s.evaluate and s.evaluate.mixture]
     if len(values) < 2 or not all(map(math.isfinite, values)) or stdev(values) == 0:
         return None
-    own, other, df = stdev(values) ** 2 / len(values), 0.0, len(values) - 1.0
+    variance, df = stdev(values) ** 2 / len(values), len(values) - 1.0
     if baseline.bpb is not None:
-        other = stdev(baseline.bpb) ** 2 / len(baseline.bpb)
-        share = own / (own + other)
-        df = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline.bpb) - 1))
-    from scipy.special import stdtrit
-
-    return baseline.mean_bpb - fmean(values) - float(stdtrit(df, confidence)) * math.sqrt(own + other)
+        variance, df = _of_difference(values, baseline.bpb)
+    return baseline.mean_bpb - fmean(values) - _t_quantile(confidence, df) * math.sqrt(variance)
 
 
 @dataclass(frozen=True)

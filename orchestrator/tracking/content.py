@@ -230,8 +230,7 @@ def escaped(text: str) -> str:
 
 def running_note(view: RunView) -> str:
     """Description of a run that goes on."""
-    finished = {attempt.seed for attempt in view.attempts if attempt.status == "finished"}
-    return f"running; {len(finished)} of {len(view.job.seeds)} seeds finished\n\n{_about(view)}"
+    return f"running; {progress(view)['seeds_finished']} seeds finished\n\n{_about(view)}"
 
 
 def interrupted_note(view: RunView) -> str:

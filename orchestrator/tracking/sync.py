@@ -161,8 +161,7 @@ class Mirror:
             if self._store.is_gone(error):
                 self._known.clear()
                 raise OutageError(f"MLflow at {self._store.address} has lost the run") from error
-            if self._store.is_outage(error):
-                raise OutageError(self._outage(error)) from error
+            self._raise_outage(error)
             self._refused.add((key, what))
             self._complain(f"MLflow failed on {what} ({shown(error)})")
             return False
@@ -173,12 +172,12 @@ class Mirror:
         try:
             call()
         except Exception as error:
-            if self._store.is_outage(error):
-                raise OutageError(self._outage(error)) from error
+            self._raise_outage(error)
             raise OutageError(f"MLflow at {self._store.address} failed on {what} ({shown(error)})") from error
 
-    def _outage(self, error: Exception) -> str:
-        return f"MLflow at {self._store.address} does not answer ({shown(error)})"
+    def _raise_outage(self, error: Exception) -> None:
+        if self._store.is_outage(error):
+            raise OutageError(f"MLflow at {self._store.address} does not answer ({shown(error)})") from error
 
 
 @contextmanager

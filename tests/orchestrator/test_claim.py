@@ -54,6 +54,7 @@ def test_the_worked_example_is_a_claim() -> None:
     with_margin, without = claim.tests
     assert with_margin.statistic == pytest.approx(-4.29, abs=5e-3)
     assert with_margin.p == pytest.approx(0.0095, abs=5e-5)
+    assert "0.00296" in with_margin.null and without.margin_bpb == 0.0
     assert without.statistic == pytest.approx(-11.83, abs=5e-3)
     assert without.p == pytest.approx(0.0004, abs=5e-5)
     assert claim.margin_bpb == pytest.approx(0.00296, abs=5e-6)

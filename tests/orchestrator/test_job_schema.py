@@ -18,7 +18,7 @@ from golf_core.config import leaves
 from golf_core.errors import ConfigError
 from orchestrator.cli import app
 from orchestrator.job.load import Job, load_job
-from orchestrator.job.schema import config_groups, job_reference, job_schema, sentence
+from orchestrator.job.schema import job_reference, job_schema
 
 PROJECT = Path(__file__).parents[2]
 JOBS = sorted((PROJECT / "jobs").glob("*.yaml"))
@@ -67,19 +67,6 @@ def test_every_value_of_the_configuration_has_a_place_in_schema_and_reference() 
     for name in names:
         assert name in overrides
         assert f"| `{name}` |" in page
-
-
-def test_values_are_explained_by_the_docstrings_under_them() -> None:
-    fields = {field.path: field for group in config_groups() for field in group.fields}
-    assert fields["train.iterations"].meaning.startswith("Steps at the most")
-    assert fields["train.wallclock_seconds"].meaning.endswith("null: steps alone.")
-    assert fields["model.num_layers"].defaults == {"record": 11, "small": 4}
-
-
-def test_descriptions_are_prose() -> None:
-    assert sentence("a number above 0, the seconds") == "A number above 0, the seconds."
-    assert sentence("true, so that\n  it ends, or false") == "true, so that it ends, or false."
-    assert sentence("Steps at the most.") == "Steps at the most."
 
 
 # --- schema and reader ---

@@ -14,7 +14,7 @@ from drawing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf_core.errors import ConfigError, RunError
+from golf_core.errors import ConfigError
 from orchestrator.folder.ledger import Ledger, read_ledger
 from orchestrator.folder.results import LEDGER
 
@@ -28,14 +28,6 @@ def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (second.kind, second.fields) == ("run_finished", {"verdict": "claim"})
     assert first.time <= second.time
     assert read_ledger(tmp_path / "elsewhere") == []
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    with pytest.raises(RunError, match="another process is at work on this run"):
-        Ledger(tmp_path)
-    ledger.close()
-    Ledger(tmp_path).close()
 
 
 def test_the_dead_hold_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from run_builders import add_events, begin_run, begin_seed, fail_seed, finish_se
 from tiny import golf
 
 from golf_core import strict_json
-from golf_core.errors import ConfigError, RunError
+from golf_core.errors import RunError
 from golf_core.events import Note
 from orchestrator.claim.rebuild import rebuild
 from orchestrator.folder.ledger import Ledger, in_use
@@ -122,16 +122,6 @@ def test_not_while_a_driver_is_at_work(tmp_path: Path) -> None:
         rebuild(folder, PLAIN)
     ledger.close()
     assert not in_use(folder)
-
-
-def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"job\.json: no such file"):
-        rebuild(tmp_path, PLAIN)
-    (tmp_path / "run").mkdir()
-    begin_run(tmp_path / "run").close()
-    (tmp_path / "run" / LEDGER).write_text('{"time": 1, "kind": "note"}\n')
-    with pytest.raises(ConfigError, match="does not say that it was ever started"):
-        rebuild(tmp_path / "run", PLAIN)
 
 
 def test_secrets_are_kept_out(tmp_path: Path) -> None:

