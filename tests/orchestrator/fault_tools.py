@@ -24,7 +24,7 @@ from orchestrator.folder.results import RunResult
 
 # Long enough that each stage can be met in the middle of its work.
 SLOWER = OVERRIDES | {"train.iterations": 12, "evaluate.max_tokens": 8192}
-LIMITS = {"stall_seconds": 20, "retries": 1}
+LIMITS = {"stall_seconds": 30, "retries": 1}  # a busy machine is slow to import torch
 
 
 class Service:

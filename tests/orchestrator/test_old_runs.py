@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heads import Head
 from old_runs import OLD_RUNS, bpb_of, copy_of, ledger_of, read
 from tiny import golf
 
@@ -20,9 +19,9 @@ BPB = bpb_of(RECORDED)
 DIGEST = "9f1570422d723731e4475d3a1b9214ba4f738875118486abf51d3ed6cb20ef42"
 
 
-def run_golf(*arguments: object, code: int = 0, **environment: str) -> str:
+def run_golf(*arguments: object, code: int = 0) -> str:
     """What `golf` printed, having ended with `code`."""
-    done = golf(*map(str, arguments), **environment)
+    done = golf(*map(str, arguments))
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
@@ -107,13 +106,12 @@ def test_both_are_listed_and_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, cluster: Head) -> None:
+def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     """Seed 42 was finished; 1337 had its training and its artifact; 2024 was waiting."""
     run = copy_of("interrupted", tmp_path)
     before = {path: path.read_bytes() for path in (run / "seed-42").iterdir()}
     artifact, earlier = (run / "seed-1337" / "model.golf").read_bytes(), read(run / "seed-1337" / "result.json")
-    said = run_golf("run", "--resume", run, "--address", cluster.address, **cluster.environment)
-    assert "seed 42: finished before" in said
+    assert "seed 42: finished before" in run_golf("run", "--resume", run, "--address", "local")
     assert {path: path.read_bytes() for path in (run / "seed-42").iterdir()} == before
     assert (run / "seed-1337" / "model.golf").read_bytes() == artifact
     result = read(run / "result.json")
@@ -136,10 +134,9 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, cluster: Head) -> No
 
 
 @pytest.mark.ray
-def test_an_artifact_has_the_bpb_that_was_recorded(tmp_path: Path, cluster: Head) -> None:
+def test_an_artifact_has_the_bpb_that_was_recorded(tmp_path: Path) -> None:
     run = copy_of("finished", tmp_path)
     changes = (f"output={tmp_path / 'again'}", "seeds=[42]", "audit.positions=0")
-    changed = [word for change in changes for word in ("--set", change)]
-    run_golf("evaluate", run, "--address", cluster.address, *changed, **cluster.environment)
+    run_golf("evaluate", run, "--address", "local", *(word for change in changes for word in ("--set", change)))
     (again,) = (tmp_path / "again").glob("*/result.json")
     assert bpb_of(read(again)) == {42: pytest.approx(BPB[42], abs=1e-6, rel=0)}
