@@ -116,7 +116,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Embeddings are not filled: on the meta device that imports torch's compiler first, which takes 2.4 s."""
+    """Embeddings are not filled: on the meta device that imports torch's compiler first, most of two seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **(kwargs or {}))
