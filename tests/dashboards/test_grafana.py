@@ -372,7 +372,7 @@ def test_prometheus_answers_every_query_of_the_dashboard(
 ) -> None:
     server = prometheus
     overrides = OVERRIDES | {"train.iterations": 12, "train.log_every": 2}
-    path = write_job(tmp_path, overrides=overrides, seeds=[42, 1337], cost={"per_node_hour": 2})
+    path = write_job(tmp_path, overrides=overrides, seeds=[42, 1337], audit={"positions": 1}, cost={"per_node_hour": 2})
     began = time.time()
     done = golf(
         "run", str(path), "--address", "local", RAY_TMPDIR=str(server.place), RAY_metrics_report_interval_ms="1000"
