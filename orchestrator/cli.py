@@ -15,7 +15,7 @@ from golf_core.errors import GolfError, RunError, UserError
 from orchestrator.audit.command import audit_command
 from orchestrator.data.command import fetch_command
 from orchestrator.folder.redaction import Redactor
-from orchestrator.preflight.command import AllowDirty, JobFile, MaxCost, Places, plan_command, preflight
+from orchestrator.preflight.command import AllowDirty, Changes, JobFile, MaxCost, Places, plan_command, preflight
 from orchestrator.submit.command import export_app, submit_command
 
 app = typer.Typer(
@@ -29,10 +29,6 @@ data_app = typer.Typer(help="Make or fetch data in the challenge's format.", no_
 app.add_typer(data_app, name="data")
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/smoke-…", show_default=False)]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Replace a field of the job, e.g. resources.ranks=2."),
-]
 Address = Annotated[
     str | None,
     typer.Option(help="A Ray cluster, or 'local' to start one here. Default: a running cluster, else local."),
@@ -153,8 +149,7 @@ def reproduce(
     address: Address = None,
 ) -> None:
     """Run a package again on this cluster and compare it with its record, figure by figure."""
-    from rich.console import Console
-
+    from orchestrator.claim.table import terminal
     from orchestrator.job.load import parse_changes
     from orchestrator.package.reproduce import agrees, comparison_table, job_of_record
     from orchestrator.package.reproduce import reproduce as run_again
@@ -168,8 +163,7 @@ def reproduce(
         _say,
         _redactor(),
     )
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(comparison_table(comparisons))
+    terminal(140).print(comparison_table(comparisons))
     _say(f"results: {place}")
     if not agrees(comparisons, result):
         _say("not reproduced: a seed failed, or a figure that must agree differs")
@@ -225,15 +219,16 @@ def check(
     Exit code 2: something would fail the run.
     """
     from golf_core import strict_json
+    from orchestrator.claim.table import terminal
     from orchestrator.job.load import load_job, parse_changes
-    from orchestrator.preflight.findings import console, show_preflight
+    from orchestrator.preflight.findings import show_preflight
     from orchestrator.run.seed import check_on_gang
 
     loaded = load_job(job, parse_changes(set_ or []))
     result = preflight(loaded, address, allow_dirty, max_cost, places, check_on_gang)
     if json is not None:
         strict_json.save(result, json)
-    show_preflight(result, console())
+    show_preflight(result, terminal())
     raise typer.Exit(result.exit_code)
 
 
@@ -318,17 +313,12 @@ def _say(line: str) -> None:
 
 
 def _show(result: object, folder: Path) -> None:
-    from rich.console import Console
-
-    from orchestrator.claim.table import claim_table
+    from orchestrator.claim.table import claim_table, terminal
     from orchestrator.folder.results import RunResult
     from orchestrator.tracking.ui import command_of
 
     assert isinstance(result, RunResult)
-    console = Console()
-    if not console.is_terminal:  # a file has room for whole lines
-        console = Console(width=120)
-    console.print(claim_table(result))
+    terminal(120).print(claim_table(result))
     for page in sorted(folder.glob("report.html")):
         _say(f"report: {page}")
     _say(f"results: {folder}   ({command_of(result.job, folder)} opens MLflow)")

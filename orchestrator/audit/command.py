@@ -308,12 +308,11 @@ def _progress(line: str) -> None:
 
 def show_report(report: AuditReport) -> None:
     """Conditions, the sums furthest from 1, notes, and the command that repeats the audit."""
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    from orchestrator.claim.table import terminal
+
+    console = terminal()
     console.print(_conditions(report))
     if report.sums:
         console.print(_sums(report.sums))

@@ -22,6 +22,12 @@ from orchestrator.job.load import Job
 _STYLES = {"claim": "bold green", "no claim": "bold red", "too few seeds": "bold yellow"}
 
 
+def terminal(width: int = 160) -> Console:
+    """The terminal; a file has room for whole lines, and gets `width` characters."""
+    found = Console()
+    return found if found.is_terminal else Console(width=width)
+
+
 def claim_table(result: RunResult) -> Group:
     """Everything that a reader needs to believe or doubt the verdict, and the verdict last."""
     parts: list[RenderableType] = [

@@ -45,8 +45,9 @@ def plan_command(
 ) -> None:
     """Say what a job would run, how long, at what price, and how many seeds its claim needs. Starts nothing."""
     from golf_core import strict_json
+    from orchestrator.claim.table import terminal
     from orchestrator.job.load import load_job, parse_changes
-    from orchestrator.preflight.findings import console, plan_view, show_findings
+    from orchestrator.preflight.findings import plan_view, show_findings
     from orchestrator.preflight.plan import plan
 
     try:
@@ -55,9 +56,9 @@ def plan_command(
         raise UserError(f"--power, --sd: {problem}") from None
     if json is not None:
         strict_json.save(found, json)
-    console().print(plan_view(found))
+    terminal().print(plan_view(found))
     over = judge_cost(found.cost, max_cost)
-    show_findings(over, console())
+    show_findings(over, terminal())
     raise typer.Exit(2 if any(finding.level == "error" for finding in over) else 0)
 
 

@@ -116,12 +116,6 @@ ORDER = ("ok", "warning", "error")
 WHERE_WIDTH = 36
 
 
-def console() -> Console:
-    """The terminal; a file has room for whole lines."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
-
-
 def show_preflight(result: Preflight, console: Console) -> None:
     """Findings, errors last, where they are read first; then the rehearsal, the cost, and a verdict."""
     show_findings(result.findings, console)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from golf_core import files, strict_json
 from golf_core.errors import UserError
+from orchestrator.claim.table import terminal
 from orchestrator.verify.check_claims import check_claim, check_other, check_sum, check_tables
 from orchestrator.verify.check_logs import check_budgets, check_files, check_seeds
 from orchestrator.verify.comparison import (
@@ -53,9 +52,7 @@ def run_verify(folders: Sequence[Path], baseline: Path | None, json: Path | None
     if markdown is not None:
         text = page(report, folders, baseline, markdown)
         _written(markdown, lambda: files.write_text(markdown, text))
-    console = Console()
-    if not console.is_terminal:  # a file has room for whole lines
-        console = Console(width=WIDE)
+    console = terminal(WIDE)
     for folder in report.folders:
         console.print(report_table(folder, console.width))
     for sentence in report.unreadable:
